@@ -1,0 +1,147 @@
+"""Group commit: whatever arrived during the last commit is the next transaction; no timer.
+
+One committer is one kind of work in one process (mail in, sends, verdicts). Those who submit wait for the answer of
+their own item; hanging up cancels nothing, for the committer's own task does the work.
+
+What an error means, decided by SQLSTATE alone:
+    40001, 40P01            done again, up to three times
+    classes 22 and 23, 55P03, 54000   the batch is halved to find the item that is to blame
+    the line broke          before COMMIT: Unavailable for all; during COMMIT: `find` looks up what is true
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from gateway.errors import ApiError, Unavailable
+from gateway.storage import db
+
+log = structlog.get_logger(__name__)
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+MAX_ITEMS: Final = 64
+MAX_BYTES: Final = 4_194_304  # a bigger item goes alone
+LOOKUP_DELAYS: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between looks for a commit whose end is unknown
+DIVISIBLE: Final = ("22", "23")  # bad data, broken constraint: one item's fault
+DIVISIBLE_STATES: Final = ("55P03", "54000", "54001", "57014")  # lock not available, too complex, cancelled: likewise
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Item, Answer]):
+    item: Item
+    size: int
+    answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Committer(Generic[Item, Answer]):
+    """Joins items to batches and commits them, one batch at a time."""
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],  # one transaction; an answer for each item
+        *,
+        find: Callable[[Item], Awaitable[Answer | None]],  # was this item committed? its answer, or None
+        size: Callable[[Item], int],  # bytes
+        max_items: int = MAX_ITEMS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._commit = commit
+        self._find = find
+        self._size = size
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._waiting: list[_Waiting[Item, Answer]] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Answer:
+        """The item's answer once it is committed. Raises Unavailable, or what is wrong with this item alone."""
+        waiting: _Waiting[Item, Answer] = _Waiting(item, self._size(item))
+        self._waiting.append(waiting)
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return await asyncio.shield(waiting.answer)
+
+    async def drain(self) -> None:
+        """Returns when nothing is under way."""
+        while self._runner is not None:
+            await asyncio.wait({self._runner})
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._settle(self._next_batch())
+        finally:
+            self._runner = None
+
+    def _next_batch(self) -> list[_Waiting[Item, Answer]]:
+        count, total = 0, 0
+        for waiting in self._waiting[: self._max_items]:
+            total += waiting.size
+            if count and total > self._max_bytes:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    async def _settle(self, batch: list[_Waiting[Item, Answer]]) -> None:
+        """Every one of the batch gets an answer or an error, whatever happens."""
+        try:
+            answers = await self._attempt([waiting.item for waiting in batch])
+        except db.CommitUnknown:
+            await asyncio.gather(*(self._look_up(waiting) for waiting in batch))
+        except ApiError as error:
+            _fail(batch, error)
+        except BaseException as error:  # noqa: BLE001 - nobody may wait for ever, whatever went wrong
+            await self._divide(batch, error)
+        else:
+            for waiting, answer in zip(batch, answers, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(answer)
+
+    async def _attempt(self, items: list[Item]) -> Sequence[Answer]:
+        for _ in range(3):
+            try:
+                return await self._commit(items)
+            except Exception as error:
+                if db.sqlstate(error) not in db.RETRIED:
+                    raise
+                log.info("transaction repeated", sqlstate=db.sqlstate(error), items=len(items))
+        return await self._commit(items)
+
+    async def _divide(self, batch: list[_Waiting[Item, Answer]], error: BaseException) -> None:
+        state = db.sqlstate(error)
+        if len(batch) > 1 and (state[:2] in DIVISIBLE or state in DIVISIBLE_STATES):
+            half = len(batch) // 2
+            await self._settle(batch[:half])
+            await self._settle(batch[half:])
+            return
+        log.error("batch not committed", sqlstate=state, items=len(batch), exc_info=error)
+        _fail(batch, error)
+
+    async def _look_up(self, waiting: _Waiting[Item, Answer]) -> None:
+        """The truth about one item whose COMMIT broke off. If it cannot be had, Unavailable."""
+        for delay in LOOKUP_DELAYS:
+            with contextlib.suppress(Unavailable):
+                answer = await self._find(waiting.item)
+                if answer is None:
+                    break
+                if not waiting.answer.done():
+                    waiting.answer.set_result(answer)
+                return
+            await asyncio.sleep(delay)
+        _fail([waiting], Unavailable(retry_after=2))
+
+
+def _fail(batch: Sequence[_Waiting[Item, Answer]], error: BaseException) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(error)
+            waiting.answer.exception()  # seen: a submitter that hung up leaves nobody to read it

@@ -1,0 +1,146 @@
+"""The database: one pool a process, connections by task, transactions whose end is known, errors in our own words.
+
+The pool is `databases`' own (one connection a task: code that asks again within a transaction gets the transaction's);
+statements run on the asyncpg connection that it holds. Nothing outside this package sees a driver's exception.
+
+    Unavailable           the database cannot be reached, or has no room: nothing was stored
+    CommitUnknown         the line broke during COMMIT: look the ids up, never guess
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import asyncpg
+import databases
+import structlog
+from asyncpg import Connection as Connection  # noqa: PLC0414 - told to the rest of storage under this name
+
+from gateway.errors import ConfigurationError, PostroomError, Unavailable
+
+log = structlog.get_logger(__name__)
+
+STATEMENT_TIMEOUT: Final = "15s"  # shorter than any peer waits for our reply
+LOCK_TIMEOUT: Final = "2s"  # also how long a repeated Idempotency-Key waits for the first in another process
+RETRIED: Final = ("40001", "40P01")  # serialization failure, deadlock: the same again may well succeed
+CONNECTION_ERRORS: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
+
+
+class CommitUnknown(PostroomError):
+    """The connection broke during COMMIT: whether it took effect must be looked up."""
+
+
+class NoRoom(Unavailable):
+    """The database has no room left; try again later."""
+
+
+class _Held(asyncpg.Connection):  # type: ignore[misc] # asyncpg ships no types for subclassing
+    """A connection without session state of its own, so that handing it back needs no round trip."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+async def _prepare(connection: Connection) -> None:
+    for kind in ("jsonb", "json"):
+        await connection.set_type_codec(kind, encoder=_to_json, decoder=json.loads, schema="pg_catalog")
+
+
+def _to_json(value: Any) -> str:
+    """Text that is JSON already is passed on as it is; everything else is written as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class Database:
+    """A pool of connections to Postgres. Opening it does not need the server to be there."""
+
+    def __init__(self, dsn: str, *, pool_size: int = 10) -> None:
+        if not dsn:
+            raise ConfigurationError("DATABASE_URL must be set, such as postgresql://user:pass@host:5432/postroom")
+        self._dsn = dsn
+        # `databases` reads only part of a URL (sslmode, for one, not at all): asyncpg gets the whole of it as dsn.
+        self._pool = databases.Database(
+            "postgresql://",
+            dsn=dsn,
+            database=None,
+            min_size=0,
+            max_size=pool_size,
+            max_inactive_connection_lifetime=300,
+            connection_class=_Held,
+            init=_prepare,
+            timeout=5,
+            command_timeout=30,
+            server_settings={
+                "application_name": "postroom",
+                "timezone": "UTC",
+                "jit": "off",
+                "synchronous_commit": "on",  # 250 and 202 mean durable, whatever the server's default
+                "statement_timeout": STATEMENT_TIMEOUT,
+                "lock_timeout": LOCK_TIMEOUT,
+                "idle_in_transaction_session_timeout": "30s",
+            },
+        )
+
+    async def open(self) -> None:
+        await self._pool.connect()
+
+    async def close(self) -> None:
+        if self._pool.is_connected:
+            await self._pool.disconnect()
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """This task's connection; asked for again within, the same one."""
+        with translated():
+            async with self._pool.connection() as held:
+                yield held.raw_connection
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A transaction, READ COMMITTED. Raises CommitUnknown where the line breaks during COMMIT."""
+        async with self.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield connection
+            except BaseException:
+                with contextlib.suppress(*CONNECTION_ERRORS):  # the server rolls back by itself when the line is gone
+                    await transaction.rollback()
+                raise
+            await _commit(transaction)
+
+
+async def _commit(transaction: Any) -> None:
+    try:
+        await transaction.commit()
+    except (asyncpg.OperatorInterventionError, asyncio.CancelledError, *CONNECTION_ERRORS) as error:
+        raise CommitUnknown from error
+
+
+@contextlib.contextmanager
+def translated() -> Any:
+    """Drivers' errors become ours, once: out of reach, out of room. Anything else is a mistake and stays as it is."""
+    try:
+        yield
+    except (asyncpg.DiskFullError, asyncpg.OutOfMemoryError) as error:
+        raise NoRoom(retry_after=30) from error
+    except (asyncpg.InsufficientResourcesError, asyncpg.OperatorInterventionError, *CONNECTION_ERRORS) as error:
+        raise Unavailable(retry_after=2) from error
+    except asyncpg.UndefinedTableError as error:
+        raise Unavailable("The database is not migrated; run postroom migrate.", retry_after=30) from error
+
+
+def sqlstate(error: BaseException) -> str:
+    """Five characters; empty where the error is not Postgres's."""
+    return getattr(error, "sqlstate", None) or ""
+
+
+async def durability(connection: Connection) -> list[str]:
+    """What the server is set to that could lose what it confirmed: names of settings that are off."""
+    names = ("fsync", "full_page_writes")
+    values = [await connection.fetchval("select current_setting($1)", name) for name in names]
+    return [name for name, value in zip(names, values, strict=True) if value != "on"]

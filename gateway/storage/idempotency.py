@@ -1,0 +1,82 @@
+"""Idempotency keys: written in the same transaction as what they create; there is never one without the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from gateway.errors import ConcurrentIdempotentRequests, InvalidIdempotentRequest
+from gateway.storage import db
+from gateway.storage.sql import load
+
+sql = load("idempotency")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Once:
+    """A caller's wish that something happens once."""
+
+    endpoint: str  # method and path
+    key: str  # the caller's
+    fingerprint: bytes  # SHA-256 of the payload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class First:
+    """What was answered the first time."""
+
+    status: int
+    answer: dict[str, Any]  # without secrets
+
+
+async def claim(
+    connection: db.Connection, account_id: UUID, once: Once, *, status: int, answer: dict[str, Any], seconds: int
+) -> First | None:
+    """Take the key, first thing in the transaction: None = it is ours, else what the first request was answered.
+
+    Raises InvalidIdempotentRequest (same key, other payload) and, where another process has not finished the first
+    request within the lock timeout, ConcurrentIdempotentRequests."""
+    now = datetime.now(UTC)
+    try:
+        taken = await sql.claim.value(
+            connection,
+            account_id=account_id,
+            endpoint=once.endpoint,
+            key=once.key,
+            fingerprint=once.fingerprint,
+            status=status,
+            answer=answer,
+            now=now,
+            forgotten_before=now - timedelta(seconds=seconds),
+        )
+    except asyncpg.LockNotAvailableError as error:
+        raise ConcurrentIdempotentRequests(retry_after=1) from error
+    return None if taken is not None else await first(connection, account_id, once)
+
+
+async def first(connection: db.Connection, account_id: UUID, once: Once) -> First:
+    """What the first request with this key was answered."""
+    row = await sql.find.row(connection, account_id=account_id, endpoint=once.endpoint, key=once.key)
+    if row is None:
+        raise ConcurrentIdempotentRequests(retry_after=1)
+    if row["fingerprint"] != once.fingerprint:
+        raise InvalidIdempotentRequest
+    return First(status=row["status"], answer=row["answer"])
+
+
+async def keep(connection: db.Connection, account_id: UUID, once: Once, answer: dict[str, Any]) -> None:
+    """Write the answer, where it was not known when the key was claimed."""
+    await sql.keep.run(connection, account_id=account_id, endpoint=once.endpoint, key=once.key, answer=answer)
+
+
+async def forget(connection: db.Connection, before: datetime, limit: int) -> int:
+    """Remove a slice of the keys older than `before`; rows removed."""
+    accounts = await sql.old_accounts.fetch(connection, before=before, limit=limit)
+    removed = 0
+    for row in accounts:
+        removed += await sql.forget.run(connection, account_id=row["account_id"], before=before, limit=limit)
+    return removed

@@ -1,0 +1,265 @@
+"""Messages and their contents.
+
+A content is the raw mail, byte for byte, one for each DATA and account; its id is the DATA's receipt id, so that
+whether a transaction took effect can be looked up. A message is that content in one mailbox, with what lists and
+events show of it. Everything else is made again from the raw bytes when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from asyncpg import Record
+
+from gateway.errors import NotFound
+from gateway.storage import db, events
+from gateway.storage.sql import load
+
+sql = load("messages")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """Raw mail to be stored."""
+
+    id: UUID  # receipt id (mail in) or e-mail id (mail out)
+    raw: bytes  # empty where it is not kept
+    size: int  # bytes that came in
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewMessage:
+    """A message to be stored; JSON fields are text already, since the same text goes into several places."""
+
+    id: UUID
+    event_id: UUID  # of its message.received
+    mailbox_id: UUID
+    content_id: UUID
+    size: int  # bytes
+    mail_from: str  # empty = <>
+    envelope: str  # JSON object
+    from_name: str | None
+    from_address: str | None
+    recipients: str  # JSON list
+    subject: str
+    snippet: str
+    codes: str  # JSON list
+    links: str  # JSON list
+    attachment_count: int
+    message_id: str | None  # RFC 5322 header
+    thread_id: UUID
+    tag: str | None
+    parse: str  # ok, repaired, raw_only
+    warnings: str  # JSON list
+    data: str  # the summary as a JSON object without its brace, seq and received_at, which the statement puts in front
+
+
+_COLUMNS: Final = tuple(NewMessage.__dataclass_fields__)
+_PLURALS: Final = {
+    "recipients": "recipients",
+    "codes": "codes",
+    "links": "links",
+    "warnings": "warnings",
+    "data": "data",
+}
+_PARAMETERS: Final = {name: _PLURALS.get(name, f"{name}s") for name in _COLUMNS} | {
+    "mailbox_id": "mailbox_ids",
+    "from_address": "from_addresses",
+    "parse": "parses",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """A message as lists show it."""
+
+    id: UUID
+    mailbox_id: UUID
+    content_id: UUID
+    seq: int  # of its message.received, and so a cursor
+    received_at: datetime
+    size: int  # bytes
+    mail_from: str  # reverse path; empty = <>
+    envelope: dict[str, Any]  # rcpt_to of this mailbox, helo, remote_ip, tls
+    from_name: str | None
+    from_address: str | None
+    recipients: list[dict[str, Any]]  # To: name, address
+    subject: str
+    snippet: str
+    codes: list[dict[str, Any]]
+    links: list[dict[str, Any]]
+    attachment_count: int
+    message_id: str | None  # RFC 5322 header
+    thread_id: UUID
+    tag: str | None
+    parse: str  # ok, repaired, raw_only
+    warnings: list[str]
+    auth: dict[str, Any]  # spf, dkim, dmarc; empty = not judged
+    seen: bool
+    labels: list[str]
+
+    @classmethod
+    def from_row(cls, row: Record) -> Message:
+        values = dict(row)
+        values.pop("account_id")
+        values.pop("raw", None)
+        return cls(**values)
+
+    def summary(self) -> dict[str, Any]:
+        """What lists, events and waits tell of it."""
+        return {
+            "seq": self.seq,
+            "received_at": self.received_at.astimezone(UTC),
+            "id": self.id,
+            "mailbox_id": self.mailbox_id,
+            "from": {"name": self.from_name, "address": self.from_address},
+            "to": self.recipients,
+            "subject": self.subject,
+            "snippet": self.snippet,
+            "size": self.size,
+            "seen": self.seen,
+            "labels": self.labels,
+            "attachment_count": self.attachment_count,
+            "codes": self.codes,
+            "thread_id": self.thread_id,
+        }
+
+
+async def add_contents(connection: db.Connection, account_id: UUID, contents: Sequence[Content]) -> None:
+    """Raw mail of one account."""
+    await sql.add_contents.run(
+        connection,
+        account_id=account_id,
+        ids=[content.id for content in contents],
+        raws=[content.raw for content in contents],
+        sizes=[content.size for content in contents],
+    )
+
+
+async def content_exists(connection: db.Connection, account_id: UUID, content_id: UUID) -> bool:
+    """Whether the content was committed; a transaction that is committing it is waited for.
+
+    Inserts the same row and takes it back: only that way the answer cannot change after it was given."""
+    probe = connection.transaction()
+    await probe.start()
+    try:
+        return await sql.probe_content.value(connection, account_id=account_id, id=content_id) is None
+    finally:
+        await probe.rollback()
+
+
+async def store(connection: db.Connection, account_id: UUID, messages: Sequence[NewMessage]) -> set[UUID]:
+    """Store one account's messages and tell of them, last before COMMIT; ids of those whose mailbox was still live."""
+    columns = {_PARAMETERS[name]: [getattr(message, name) for message in messages] for name in _COLUMNS}
+    rows = await sql.store.fetch(connection, account_id=account_id, **columns)
+    return {row["id"] for row in rows}
+
+
+async def drop_contents(connection: db.Connection, account_id: UUID, content_ids: Sequence[UUID]) -> int:
+    """Remove those contents that no message refers to; how many."""
+    return await sql.drop_contents.run(connection, account_id=account_id, ids=list(content_ids))
+
+
+async def get(
+    connection: db.Connection, account_id: UUID, message_id: UUID, mailbox_id: UUID | None = None
+) -> tuple[Message, bytes] | None:
+    """A message and its raw bytes; with `mailbox_id` only if it lies there."""
+    row = await sql.get.row(connection, account_id=account_id, id=message_id, mailbox_id=mailbox_id)
+    return (Message.from_row(row), row["raw"]) if row else None
+
+
+async def summary(
+    connection: db.Connection, account_id: UUID, message_id: UUID, mailbox_id: UUID | None = None
+) -> Message | None:
+    """A message without its raw bytes."""
+    row = await sql.summary.row(connection, account_id=account_id, id=message_id, mailbox_id=mailbox_id)
+    return Message.from_row(row) if row else None
+
+
+async def raw(
+    connection: db.Connection, account_id: UUID, message_id: UUID, mailbox_id: UUID | None = None
+) -> bytes | None:
+    """The raw bytes alone."""
+    found: bytes | None = await sql.raw.value(connection, account_id=account_id, id=message_id, mailbox_id=mailbox_id)
+    return found
+
+
+async def page(
+    connection: db.Connection,
+    account_id: UUID,
+    *,
+    mailbox_id: UUID | None = None,
+    after: int | None,
+    limit: int,
+    ascending: bool,
+    seen: bool | None = None,
+) -> list[Message]:
+    """Messages behind the seq `after` in the order asked for, of one mailbox or of the whole account."""
+    values: dict[str, Any] = {"account_id": account_id, "after": after, "limit": limit, "seen": seen}
+    if mailbox_id is None:
+        query = sql.of_account_asc if ascending else sql.of_account_desc
+        rows = await query.fetch(connection, **values)
+    else:
+        query = sql.of_mailbox_asc if ascending else sql.of_mailbox_desc
+        rows = await query.fetch(connection, mailbox_id=mailbox_id, **values)
+    return [Message.from_row(row) for row in rows]
+
+
+async def change(
+    connection: db.Connection,
+    account_id: UUID,
+    message_id: UUID,
+    *,
+    changes: dict[str, Any],  # "seen" and "labels", those that are to change
+    mailbox_id: UUID | None = None,
+) -> None:
+    """Raises NotFound."""
+    row = await sql.lock.row(connection, account_id=account_id, id=message_id, mailbox_id=mailbox_id)
+    if row is None:
+        raise NotFound
+    if "seen" in changes:
+        await sql.set_seen.run(connection, account_id=account_id, id=message_id, seen=changes["seen"])
+    if "labels" in changes:
+        await sql.set_labels.run(connection, account_id=account_id, id=message_id, labels=changes["labels"])
+    data = events.encode({"id": message_id, **changes})
+    event = events.NewEvent(type="message.updated", mailbox_id=row["mailbox_id"], message_id=message_id, data=data)
+    await events.append(connection, account_id, [event])
+
+
+async def delete(connection: db.Connection, account_id: UUID, message_ids: Sequence[UUID]) -> int:
+    """Remove messages, contents nobody refers to any more, and what events told of them; how many messages."""
+    rows = await sql.delete.fetch(connection, account_id=account_id, ids=list(message_ids))
+    if not rows:
+        return 0
+    contents = [row["content_id"] for row in rows]
+    await sql.lock_contents.fetch(connection, account_id=account_id, ids=contents)
+    await drop_contents(connection, account_id, contents)
+    of_mailbox: dict[UUID, list[UUID]] = defaultdict(list)
+    for row in rows:
+        of_mailbox[row["mailbox_id"]].append(row["id"])
+    for mailbox_id, ids in of_mailbox.items():
+        await events.redact(connection, account_id, mailbox_id, ids)
+    await events.append(connection, account_id, [_deleted(row) for row in rows])
+    return len(rows)
+
+
+def _deleted(row: Record) -> events.NewEvent:
+    data = events.encode({"id": row["id"]})
+    return events.NewEvent(type="message.deleted", mailbox_id=row["mailbox_id"], message_id=row["id"], data=data)
+
+
+async def slice_of(connection: db.Connection, account_id: UUID, mailbox_id: UUID, limit: int) -> list[UUID]:
+    """Ids of a mailbox's oldest messages."""
+    rows = await sql.slice.fetch(connection, account_id=account_id, mailbox_id=mailbox_id, limit=limit)
+    return [row["id"] for row in rows]
+
+
+async def bytes_in_void(connection: db.Connection, void_ids: Sequence[UUID]) -> int:
+    """Bytes that dropped mail holds."""
+    held: int = await sql.bytes_in_void.value(connection, account_ids=list(void_ids))
+    return held

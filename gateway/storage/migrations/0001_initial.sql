@@ -1,0 +1,352 @@
+-- Postroom's database as it is today, readable top to bottom. Runs on Postgres 14 to 18.
+--
+-- Everything that a tenant owns is keyed (account_id, ...): in primary keys, unique and foreign keys, indexes and every
+-- WHERE clause. Look-ups that start without an account (an address, a key's hash, a domain, a provider's message id) go
+-- through small tables of their own, keyed by the value looked up and without foreign keys to a tenant's tables.
+-- No triggers, no functions, no extensions, no sequences: ids are UUIDv7, drawn by the application.
+-- A change here comes with a migration in gateway/storage/migrations; a test proves that both give the same database.
+
+create table schema_migrations (
+  name text primary key,                              -- file name of the migration, without .sql
+  applied_at timestamptz not null default now()
+);
+
+
+-- Accounts and keys ----------------------------------------------------------------------------------------------------
+
+create table accounts (
+  id uuid primary key,
+  name text not null,                                 -- for people; not unique
+  is_void boolean not null default false,             -- one of the 16 that mail for nobody is stored into and removed from
+  created_at timestamptz not null default now()
+);
+create index accounts_void on accounts (id) where is_void; -- reclaim walks the void accounts
+
+create table api_keys (
+  account_id uuid not null references accounts (id) on delete cascade,
+  id uuid not null,                                   -- the key itself is derived from SECRET_KEY and this id
+  name text not null,
+  scopes text[] not null,                             -- mailboxes, send, inbound, read, admin
+  domains text[] not null default '{}',               -- sender domains the key may use; empty = all
+  expires_at timestamptz,                             -- null = never
+  revoked_at timestamptz,                             -- null = in use
+  created_at timestamptz not null default now(),
+  primary key (account_id, id)
+);
+
+create table credentials (                            -- look-up: whose is this bearer token?
+  hash bytea primary key,                             -- SHA-256 of the token; the token is stored nowhere
+  account_id uuid not null,
+  kind text not null check (kind in ('key', 'mailbox')),
+  object_id uuid not null                             -- api_keys.id or mailboxes.id
+);
+create index credentials_by_object on credentials (account_id, object_id); -- revoking, reclaim
+
+create table idempotency_keys (
+  account_id uuid not null references accounts (id) on delete cascade,
+  endpoint text not null,                             -- method and path, such as "POST /v1/emails"
+  key text not null,                                  -- 1 to 255 printable characters, the caller's
+  fingerprint bytea not null,                         -- SHA-256 of the payload
+  status smallint not null,                           -- HTTP status of the first answer
+  answer jsonb not null,                              -- its body without secrets, which are derived again
+  created_at timestamptz not null,                    -- set by the application: remembered from here
+  primary key (account_id, endpoint, key)
+);
+create index idempotency_keys_age on idempotency_keys (created_at); -- reclaim finds the forgotten ones
+
+
+-- Domains and addresses ------------------------------------------------------------------------------------------------
+
+create table domain_names (                           -- look-up: whose is this domain?
+  name text primary key,                              -- lower-case A-labels
+  account_id uuid not null
+);
+
+create table domains (                                -- a tenant's own; those in MAIL_DOMAINS are everybody's and not here
+  account_id uuid not null references accounts (id) on delete cascade,
+  name text not null,
+  verified_at timestamptz,                            -- null = not yet
+  checked_at timestamptz,                             -- last look at the DNS; null = never
+  records jsonb not null default '[]',                -- state of each DNS record at the last look
+  unknown_recipients text not null default 'drop' check (unknown_recipients in ('drop', 'reject', 'create')),
+  catch_all uuid,                                     -- mailbox that takes what nobody else does; null = none
+  dkim_selector text,                                 -- null = mail from here is not signed
+  dkim_private_key bytea,                             -- encrypted with a key derived from SECRET_KEY
+  created_at timestamptz not null default now(),
+  primary key (account_id, name)
+);
+
+create table addresses (                              -- look-up: where does mail for this address go?
+  address text primary key,                           -- canonical: lower case, without +tag, domain as A-labels
+  account_id uuid not null,
+  mailbox_id uuid not null                            -- the newest mailbox that had the address, live or not
+);
+
+
+-- Mailboxes and messages -----------------------------------------------------------------------------------------------
+
+create table mailboxes (
+  account_id uuid not null references accounts (id) on delete cascade,
+  id uuid not null,
+  address text not null,                              -- canonical; several mailboxes may have had it, one after the other
+  expires_at timestamptz,                             -- null = never; storing a message checks it by the database's clock;
+                                                      -- deleting sets it to 1970, so that reclaim comes at once
+  is_active boolean not null default true,            -- bookkeeping of the expiry sweep; never trusted when mail comes in
+  deleted_at timestamptz,                             -- null = not deleted; the rows go later, in slices
+  metadata jsonb not null default '{}',               -- the owner's
+  created_at timestamptz not null,
+  primary key (account_id, id)
+);
+create index mailboxes_by_address on mailboxes (account_id, address, id desc);         -- {mailbox} given as an address
+create index mailboxes_due on mailboxes (expires_at) where is_active;                  -- accounts with something to expire
+create index mailboxes_due_of_account on mailboxes (account_id, expires_at) where is_active;  -- one slice of the sweep
+create index mailboxes_gone on mailboxes (expires_at) where not is_active;             -- reclaim, oldest first
+
+create table contents (                               -- raw mail, byte for byte; one for each DATA and account
+  account_id uuid not null,
+  id uuid not null,                                   -- inbound: the receipt id; outbound: the e-mail's id
+  raw bytea not null,                                 -- empty = dropped mail over VOID_MAX_BYTES
+  size integer not null,                              -- bytes that came in, also where raw was not kept
+  created_at timestamptz not null default now(),
+  primary key (account_id, id)
+) with (toast_tuple_target = 8160);                   -- a mail of up to 8 KB stays in one page instead of five TOAST rows
+alter table contents alter column raw set storage external; -- never compressed: bytes in, bytes out
+
+create table messages (
+  account_id uuid not null,
+  id uuid not null,
+  mailbox_id uuid not null,                           -- no foreign key: the storing statement locks the mailbox instead
+  content_id uuid not null,
+  seq bigint not null,                                -- of its message.received event, and so a cursor
+  received_at timestamptz not null,
+  size integer not null,                              -- bytes
+  mail_from text not null,                            -- reverse path; empty = <>
+  envelope jsonb not null,                            -- rcpt_to of this mailbox, helo, remote_ip, tls
+  from_name text,                                     -- display name in From; null = none
+  from_address text,                                  -- first address in From, lower case; null = none
+  recipients jsonb not null,                          -- To, as [{name, address}]
+  subject text not null,                              -- empty = none
+  snippet text not null,                              -- first 200 characters of text
+  codes jsonb not null,                               -- [{value, confidence, source, context}]
+  links jsonb not null,                               -- [{url, text, kind}]
+  attachment_count integer not null,
+  message_id text,                                    -- RFC 5322 header, without brackets; senders may repeat it
+  thread_id uuid not null,                            -- the same for all messages of one conversation
+  tag text,                                           -- what stood behind the + in the address; null = nothing
+  parse text not null check (parse in ('ok', 'repaired', 'raw_only')),
+  warnings jsonb not null,                            -- what was odd about it, for people
+  auth jsonb not null default '{}',                   -- spf, dkim, dmarc; empty = not judged yet
+  seen boolean not null default false,
+  labels text[] not null default '{}',
+  primary key (account_id, id)
+);
+create index messages_by_seq on messages (account_id, seq);                            -- lists of the whole account
+create index messages_by_mailbox on messages (account_id, mailbox_id, seq);            -- lists, waiting, reclaim
+create index messages_by_content on messages (account_id, content_id);                 -- is a content still needed?
+
+
+-- The event log --------------------------------------------------------------------------------------------------------
+
+create table event_heads (                            -- one row an account; its lock puts the account's commits in order
+  account_id uuid primary key,
+  last_seq bigint not null default 0
+) with (fillfactor = 50);                             -- room for the next version of the row in the same page
+
+create table events (
+  account_id uuid not null,
+  seq bigint not null,                                -- gapless, in commit order
+  id uuid not null,                                   -- also the webhook-id under which it is told
+  type text not null,                                 -- such as message.received
+  mailbox_id uuid,                                    -- null = not about a mailbox
+  email_id uuid,                                      -- null = not about an outbound e-mail
+  message_id uuid,                                    -- null = not about a message
+  data json not null,                                 -- json, not jsonb: it is only ever passed on, as it was written
+  created_at timestamptz not null,
+  primary key (account_id, seq)
+);
+create index events_by_mailbox on events (account_id, mailbox_id, seq) where mailbox_id is not null; -- streams of one mailbox
+create index events_by_email on events (account_id, email_id, seq) where email_id is not null;       -- an e-mail's timeline
+
+
+-- Webhooks -------------------------------------------------------------------------------------------------------------
+
+create table webhooks (
+  account_id uuid not null references accounts (id) on delete cascade,
+  id uuid not null,                                   -- its secret is derived from SECRET_KEY, this id and the generation
+  url text not null,
+  types text[] not null,                              -- event types; {*} = all
+  mailbox_id uuid,                                    -- only events of this mailbox; null = of all
+  status text not null default 'active' check (status in ('active', 'disabled')),
+  disabled_reason text,                               -- null = active
+  secret_generation integer not null default 1,       -- goes up with each rotation
+  previous_secret_until timestamptz,                  -- until then the secret before signs too; null = it does not
+  failing_since timestamptz,                          -- first failure with no success after it; null = it works
+  created_at timestamptz not null default now(),
+  deleted_at timestamptz,                             -- null = not deleted
+  primary key (account_id, id)
+);
+
+create table webhook_deliveries (                     -- one event for one webhook; written in the event's transaction
+  account_id uuid not null,
+  webhook_id uuid not null,
+  event_id uuid not null,
+  seq bigint not null,                                -- of the event
+  event_type text not null,
+  status text not null default 'pending' check (status in ('pending', 'delivered', 'dead')),
+  attempts integer not null default 0,
+  due_at timestamptz not null,                        -- when somebody must look again: next attempt, or the lease's end
+  lease_id uuid,                                      -- fencing token of the worker that has it; null = nobody has
+  last_status smallint,                               -- HTTP status of the last answer; null = none came
+  created_at timestamptz not null,
+  finished_at timestamptz,                            -- null = pending
+  primary key (account_id, webhook_id, event_id)
+);
+create index webhook_deliveries_due on webhook_deliveries (due_at) where status = 'pending';
+create index webhook_deliveries_due_of_account on webhook_deliveries (account_id, due_at) where status = 'pending';
+create index webhook_deliveries_by_seq on webhook_deliveries (account_id, seq);        -- redaction, retention
+
+create table webhook_attempts (                       -- append-only
+  account_id uuid not null,
+  id uuid not null,
+  webhook_id uuid not null,
+  event_id uuid not null,
+  number integer not null,                            -- 1 = first
+  started_at timestamptz not null,
+  latency_ms integer not null,
+  status smallint,                                    -- HTTP status; null = no answer
+  answer text not null,                               -- first 1 KiB of it
+  error text,                                         -- why there was no answer; null = there was one
+  primary key (account_id, id)
+);
+create index webhook_attempts_of_delivery on webhook_attempts (account_id, webhook_id, event_id, number);
+
+
+-- E-mails out ----------------------------------------------------------------------------------------------------------
+
+create type delivery_status as enum (                 -- in the order in which an e-mail's status is chosen
+  'scheduled',                                        -- not before scheduled_at
+  'queued',                                           -- due, or waiting for a worker
+  'sending',                                          -- a worker has the lease
+  'deferred',                                         -- tried; will be tried again
+  'unknown',                                          -- the line broke after the final dot, and the caller asked to hold
+  'sent',                                             -- the next hop took it
+  'delivered',                                        -- the final hop took it
+  'canceled',                                         -- by the caller, before it was sent
+  'suppressed',                                       -- on the suppression list; never tried
+  'failed',                                           -- given up
+  'bounced',                                          -- refused for good
+  'complained'                                        -- its reader called it spam
+);
+
+create table emails (
+  account_id uuid not null references accounts (id) on delete cascade,
+  id uuid not null,                                   -- also the id of its content
+  from_name text,                                     -- display name; null = none
+  from_address text not null,
+  mail_from text not null,                            -- reverse path
+  recipients jsonb not null,                          -- {to, cc, bcc, reply_to}, each [{name, address}]
+  subject text not null,
+  message_id text not null,                           -- RFC 5322 header without brackets, the same at every attempt
+  tags jsonb not null default '[]',                   -- [{name, value}]
+  metadata jsonb not null default '{}',
+  size integer not null,                              -- bytes of the composed mail
+  on_unknown text not null default 'retry' check (on_unknown in ('retry', 'hold')),
+  scheduled_at timestamptz,                           -- null = at once
+  expires_at timestamptz,                             -- not tried after this; null = RETRY_MAX_AGE_SECONDS decides
+  source text not null check (source in ('api', 'smtp')),
+  created_at timestamptz not null,
+  primary key (account_id, id)
+);
+
+create table deliveries (                             -- one recipient of an e-mail: its fate is its own
+  account_id uuid not null,
+  id uuid not null,
+  email_id uuid not null,
+  kind text not null check (kind in ('to', 'cc', 'bcc')),
+  address text not null,                              -- as it is said in RCPT TO
+  domain text not null,                               -- lower-case A-labels: routing, throttling
+  status delivery_status not null,
+  attempts integer not null default 0,
+  due_at timestamptz,                                 -- when somebody must look again: next attempt, or the lease's end;
+                                                      -- null = finished, or held as unknown
+  lease_id uuid,                                      -- fencing token of the worker that has it; null = nobody has
+  in_data boolean not null default false,             -- committed before DATA where the outcome must never be guessed
+  provider text,                                      -- that made the last attempt; null = none yet
+  provider_id text,                                   -- its id for the mail; null = it gave none
+  reply text,                                         -- last thing the peer said
+  created_at timestamptz not null,
+  updated_at timestamptz not null,
+  primary key (account_id, id),
+  foreign key (account_id, email_id) references emails (account_id, id) on delete cascade
+);
+create index deliveries_by_email on deliveries (account_id, email_id, id);
+create index deliveries_due on deliveries (due_at) where due_at is not null;           -- accounts with due work
+create index deliveries_due_of_account on deliveries (account_id, due_at) where due_at is not null; -- claims, MAX_QUEUED
+create index deliveries_by_address on deliveries (account_id, address, email_id desc); -- GET /v1/emails?to=
+
+create table attempts (                               -- append-only, one row an attempt at one recipient
+  account_id uuid not null,
+  id uuid not null,
+  delivery_id uuid not null,
+  email_id uuid not null,
+  number integer not null,                            -- 1 = first
+  provider text not null,
+  started_at timestamptz not null,
+  finished_at timestamptz not null,
+  outcome text not null,                              -- sent, delivered, deferred, bounced, failed, unknown, provider_fault
+  code smallint,                                      -- SMTP or HTTP code; null = no reply
+  reply text not null,
+  transcript jsonb not null,                          -- lines of the dialogue, secrets and body left out
+  is_stale boolean not null default false,            -- the lease was lost meanwhile: recorded, but it decided nothing
+  primary key (account_id, id)
+);
+create index attempts_by_email on attempts (account_id, email_id, id);
+
+create table provider_messages (                      -- look-up: whose mail does a provider's callback speak of?
+  provider text not null,
+  provider_id text not null,
+  account_id uuid not null,
+  delivery_id uuid not null,
+  created_at timestamptz not null default now(),
+  primary key (provider, provider_id)
+);
+
+create table suppressions (
+  account_id uuid not null references accounts (id) on delete cascade,
+  address text not null,                              -- canonical
+  reason text not null,                               -- bounce, complaint, unsubscribe, manual
+  expires_at timestamptz,                             -- null = never
+  created_at timestamptz not null default now(),
+  primary key (account_id, address)
+);
+
+create table templates (
+  account_id uuid not null references accounts (id) on delete cascade,
+  id uuid not null,
+  name text not null,
+  subject text not null,
+  html text,                                          -- Jinja2; null = none
+  text text,                                          -- Jinja2; null = made from html
+  variables jsonb not null default '{}',              -- declared names with their types and defaults
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (account_id, id)
+);
+
+
+-- The void: mail for nobody goes through the same statements as mail for somebody, into one of these --------------------
+
+insert into accounts (id, name, is_void)
+select cast('00000000-0000-7000-8000-0000000000' || lpad(to_hex(n), 2, '0') as uuid), 'void', true from generate_series(0, 15) n;
+
+insert into event_heads (account_id, last_seq)
+select cast('00000000-0000-7000-8000-0000000000' || lpad(to_hex(n), 2, '0') as uuid), 1 from generate_series(0, 15) n;
+
+insert into mailboxes (account_id, id, address, created_at)
+select cast('00000000-0000-7000-8000-0000000000' || lpad(to_hex(n), 2, '0') as uuid),
+  cast('00000000-0000-7000-8000-0000000000' || lpad(to_hex(n), 2, '0') as uuid), '', now() from generate_series(0, 15) n;
+
+insert into events (account_id, seq, id, type, mailbox_id, data, created_at)
+select cast('00000000-0000-7000-8000-0000000000' || lpad(to_hex(n), 2, '0') as uuid), 1,
+  cast('00000000-0000-7000-8000-0000000000' || lpad(to_hex(n), 2, '0') as uuid), 'mailbox.created',
+  cast('00000000-0000-7000-8000-0000000000' || lpad(to_hex(n), 2, '0') as uuid), '{}', now() from generate_series(0, 15) n;

@@ -1,0 +1,22 @@
+-- claim: first statement of a transaction that creates; no row = the key is taken (waits for one that is being committed)
+insert into idempotency_keys as k (account_id, endpoint, key, fingerprint, status, answer, created_at)
+values (:account_id, :endpoint, :key, :fingerprint, :status, :answer, :now)
+on conflict (account_id, endpoint, key) do update
+set fingerprint = excluded.fingerprint, status = excluded.status, answer = excluded.answer, created_at = excluded.created_at
+where k.created_at < :forgotten_before
+returning k.key
+
+-- keep: the answer, where it was not known when the key was claimed
+update idempotency_keys set answer = :answer where account_id = :account_id and endpoint = :endpoint and key = :key
+
+-- find: what was answered the first time
+select k.fingerprint, k.status, k.answer from idempotency_keys k
+where k.account_id = :account_id and k.endpoint = :endpoint and k.key = :key
+
+-- old_accounts: accounts with forgotten keys; looks, locks nothing
+select distinct o.account_id from (
+  select k.account_id from idempotency_keys k where k.created_at < :before order by k.created_at limit :limit) o
+
+-- forget: one slice of an account's forgotten keys
+delete from idempotency_keys k where k.account_id = :account_id and k.created_at < :before and (k.endpoint, k.key) in (
+  select f.endpoint, f.key from idempotency_keys f where f.account_id = :account_id and f.created_at < :before limit :limit)

@@ -1,0 +1,107 @@
+-- take_address: the address leads here from now on; no row = it leads somewhere already
+insert into addresses as a (address, account_id, mailbox_id) values (:address, :account_id, :mailbox_id)
+on conflict (address) do nothing returning a.address
+
+-- routes: where mail for these addresses goes
+select a.address, a.account_id, a.mailbox_id from addresses a where a.address = any(cast(:addresses as text[]))
+
+-- retake_address: an address whose mailbox is over leads to the same account's new one
+update addresses set mailbox_id = :mailbox_id
+where address = :address and account_id = :account_id and mailbox_id = :old_mailbox_id
+
+-- release_addresses: mail for a reclaimed mailbox is mail for nobody
+delete from addresses where account_id = :account_id and address = :address and mailbox_id = :mailbox_id
+
+-- create: the mailbox itself; its life counts from the database's clock
+insert into mailboxes (account_id, id, address, expires_at, metadata, created_at)
+values (:account_id, :id, :address, statement_timestamp() + make_interval(secs => :ttl_seconds), :metadata, statement_timestamp())
+returning created_at, expires_at
+
+-- live: which of these take mail now; locked against expiry and deletion until the transaction ends, in the order of ids
+select m.id from mailboxes m
+where m.account_id = :account_id and m.id = any(cast(:ids as uuid[])) and m.deleted_at is null
+  and (m.expires_at is null or m.expires_at > statement_timestamp())
+order by m.id for share
+
+-- living: which of these take mail now; looks, locks nothing
+select m.id from mailboxes m
+where m.account_id = :account_id and m.id = any(cast(:ids as uuid[])) and m.deleted_at is null
+  and (m.expires_at is null or m.expires_at > statement_timestamp())
+
+-- get: one mailbox, unless it is gone
+select m.id, m.address, m.expires_at, m.metadata, m.created_at,
+  (m.expires_at is null or m.expires_at > statement_timestamp()) as is_live,
+  (select count(*) from messages g where g.account_id = :account_id and g.mailbox_id = m.id) as message_count,
+  coalesce((select e.seq from events e where e.account_id = :account_id and e.mailbox_id = m.id and e.type = 'mailbox.created' order by e.seq limit 1),
+    (select o.seq - 1 from events o where o.account_id = :account_id order by o.seq limit 1), 0) as cursor
+from mailboxes m
+where m.account_id = :account_id and m.id = :id and m.deleted_at is null
+  and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
+
+-- by_address: the newest mailbox that had the address
+select m.id from mailboxes m
+where m.account_id = :account_id and m.address = :address and m.deleted_at is null order by m.id desc limit 1
+
+-- list_desc: mailboxes that are not gone, newest first
+select m.id, m.address, m.expires_at, m.metadata, m.created_at,
+  (m.expires_at is null or m.expires_at > statement_timestamp()) as is_live,
+  (select count(*) from messages g where g.account_id = :account_id and g.mailbox_id = m.id) as message_count,
+  coalesce((select e.seq from events e where e.account_id = :account_id and e.mailbox_id = m.id and e.type = 'mailbox.created' order by e.seq limit 1),
+    (select o.seq - 1 from events o where o.account_id = :account_id order by o.seq limit 1), 0) as cursor
+from mailboxes m
+where m.account_id = :account_id and m.deleted_at is null
+  and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
+  and (cast(:after as uuid) is null or m.id < :after)
+order by m.id desc limit :limit
+
+-- list_asc: the same, oldest first
+select m.id, m.address, m.expires_at, m.metadata, m.created_at,
+  (m.expires_at is null or m.expires_at > statement_timestamp()) as is_live,
+  (select count(*) from messages g where g.account_id = :account_id and g.mailbox_id = m.id) as message_count,
+  coalesce((select e.seq from events e where e.account_id = :account_id and e.mailbox_id = m.id and e.type = 'mailbox.created' order by e.seq limit 1),
+    (select o.seq - 1 from events o where o.account_id = :account_id order by o.seq limit 1), 0) as cursor
+from mailboxes m
+where m.account_id = :account_id and m.deleted_at is null
+  and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
+  and (cast(:after as uuid) is null or m.id > :after)
+order by m.id limit :limit
+
+-- lock: one mailbox for a change; null in is_live's place = it is over
+select m.id, (m.expires_at is null or m.expires_at > statement_timestamp()) as is_live from mailboxes m
+where m.account_id = :account_id and m.id = :id and m.deleted_at is null
+  and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
+for update
+
+-- set_life: it lives so long from now on; null = for ever
+update mailboxes set expires_at = statement_timestamp() + make_interval(secs => :ttl_seconds) where account_id = :account_id and id = :id
+
+-- set_metadata: the owner's own words
+update mailboxes set metadata = :metadata where account_id = :account_id and id = :id
+
+-- delete: it is gone at once; its rows go later
+update mailboxes set deleted_at = statement_timestamp(), expires_at = to_timestamp(0), is_active = false
+where account_id = :account_id and id = :id and deleted_at is null
+
+-- due_accounts: accounts with a mailbox to expire; looks, locks nothing
+select distinct d.account_id from (
+  select m.account_id from mailboxes m where m.is_active and m.expires_at <= statement_timestamp() order by m.expires_at limit :limit) d
+
+-- expire: one slice of an account's expired mailboxes
+update mailboxes m set is_active = false
+where m.account_id = :account_id and m.id in (
+  select d.id from mailboxes d
+  where d.account_id = :account_id and d.is_active and d.expires_at <= statement_timestamp()
+  order by d.expires_at limit :limit for update skip locked)
+returning m.id
+
+-- gone: mailboxes whose rows may go, longest gone first; looks, locks nothing
+select m.account_id, m.id, m.address from mailboxes m
+where not m.is_active and m.expires_at < statement_timestamp() - make_interval(secs => :retention)
+order by m.expires_at limit :limit
+
+-- deleted: the same for those that were deleted, whatever the retention
+select m.account_id, m.id, m.address from mailboxes m
+where not m.is_active and m.expires_at <= to_timestamp(0) order by m.expires_at limit :limit
+
+-- reclaim: the rows of mailboxes that have no messages any more
+delete from mailboxes m where m.account_id = :account_id and m.id = :id and not m.is_active

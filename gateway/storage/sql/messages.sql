@@ -1,0 +1,115 @@
+-- add_contents: raw mail as it came
+insert into contents (account_id, id, raw, size)
+select :account_id, u.id, u.raw, u.size
+from unnest(cast(:ids as uuid[]), cast(:raws as bytea[]), cast(:sizes as integer[])) as u (id, raw, size)
+
+-- probe_content: to be rolled back: no row = the content is there. Waits for a transaction that is still committing it
+insert into contents as c (account_id, id, raw, size) values (:account_id, :id, '', 0)
+on conflict (account_id, id) do nothing returning c.id
+
+-- drop_contents: contents that no message refers to
+delete from contents c
+where c.account_id = :account_id and c.id = any(cast(:ids as uuid[])) and not exists (
+  select 1 from messages g where g.account_id = :account_id and g.content_id = c.id)
+
+-- lock_contents: deleting messages that share a content takes turns
+select c.id from contents c where c.account_id = :account_id and c.id = any(cast(:ids as uuid[])) order by c.id for update
+
+-- store: one account's messages of a batch, last before COMMIT. Expiry is enforced here, by the database's clock:
+with due as (
+  select u.*, row_number() over (order by u.n) as place, statement_timestamp() as received_at
+  from unnest(cast(:ids as uuid[]), cast(:event_ids as uuid[]), cast(:mailbox_ids as uuid[]), cast(:content_ids as uuid[]),
+    cast(:sizes as integer[]), cast(:mail_froms as text[]), cast(:envelopes as text[]), cast(:from_names as text[]),
+    cast(:from_addresses as text[]), cast(:recipients as text[]), cast(:subjects as text[]), cast(:snippets as text[]),
+    cast(:codes as text[]), cast(:links as text[]), cast(:attachment_counts as integer[]), cast(:message_ids as text[]),
+    cast(:thread_ids as uuid[]), cast(:tags as text[]), cast(:parses as text[]), cast(:warnings as text[]), cast(:data as text[]))
+    with ordinality as u (id, event_id, mailbox_id, content_id, size, mail_from, envelope, from_name, from_address, recipients,
+    subject, snippet, codes, links, attachment_count, message_id, thread_id, tag, parse, warnings, data, n)
+  join mailboxes m on m.account_id = :account_id and m.id = u.mailbox_id
+  where m.deleted_at is null and (m.expires_at is null or m.expires_at > statement_timestamp())
+), head as (
+  update event_heads set last_seq = last_seq + (select count(*) from due)
+  where account_id = :account_id
+  returning last_seq - (select count(*) from due) as base
+), stored as (
+  insert into messages as g (account_id, id, mailbox_id, content_id, seq, received_at, size, mail_from, envelope, from_name, from_address,
+    recipients, subject, snippet, codes, links, attachment_count, message_id, thread_id, tag, parse, warnings)
+  select :account_id, d.id, d.mailbox_id, d.content_id, head.base + d.place, d.received_at, d.size, d.mail_from, cast(d.envelope as jsonb),
+    d.from_name, d.from_address, cast(d.recipients as jsonb), d.subject, d.snippet, cast(d.codes as jsonb), cast(d.links as jsonb),
+    d.attachment_count, d.message_id, d.thread_id, d.tag, d.parse, cast(d.warnings as jsonb)
+  from due d, head
+), written as (
+  insert into events as e (account_id, seq, id, type, mailbox_id, message_id, data, created_at)
+  select :account_id, head.base + d.place, d.event_id, 'message.received', d.mailbox_id, d.id,
+    cast('{"seq":' || (head.base + d.place) || ',"received_at":"' || to_char(d.received_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US') || 'Z",' || d.data as json),
+    d.received_at
+  from due d, head
+  returning e.id, e.seq, e.type, e.mailbox_id
+), told as (
+  insert into webhook_deliveries (account_id, webhook_id, event_id, seq, event_type, due_at, created_at)
+  select w.account_id, w.id, e.id, e.seq, e.type, statement_timestamp(), statement_timestamp()
+  from written e, webhooks w
+  where w.account_id = :account_id and w.status = 'active' and w.deleted_at is null
+    and (w.types = '{*}' or e.type = any(w.types)) and (w.mailbox_id is null or w.mailbox_id = e.mailbox_id)
+  returning 1
+)
+select d.id, (select count(*) from told) as told from due d
+
+-- get: one message, of one mailbox only where :mailbox_id is given
+select g.*, c.raw from messages g join contents c on c.account_id = g.account_id and c.id = g.content_id
+where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id)
+
+-- summary: the same without its content
+select g.* from messages g
+where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id)
+
+-- raw: its content alone
+select c.raw from messages g join contents c on c.account_id = g.account_id and c.id = g.content_id
+where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id)
+
+-- of_mailbox_desc: a mailbox's messages, newest first
+select g.* from messages g
+where g.account_id = :account_id and g.mailbox_id = :mailbox_id and (cast(:after as bigint) is null or g.seq < :after)
+  and (cast(:seen as boolean) is null or g.seen = :seen)
+order by g.seq desc limit :limit
+
+-- of_mailbox_asc: the same, oldest first
+select g.* from messages g
+where g.account_id = :account_id and g.mailbox_id = :mailbox_id and (cast(:after as bigint) is null or g.seq > :after)
+  and (cast(:seen as boolean) is null or g.seen = :seen)
+order by g.seq limit :limit
+
+-- of_account_desc: all of an account's messages, newest first
+select g.* from messages g
+where g.account_id = :account_id and (cast(:after as bigint) is null or g.seq < :after)
+  and (cast(:seen as boolean) is null or g.seen = :seen)
+order by g.seq desc limit :limit
+
+-- of_account_asc: the same, oldest first
+select g.* from messages g
+where g.account_id = :account_id and (cast(:after as bigint) is null or g.seq > :after)
+  and (cast(:seen as boolean) is null or g.seen = :seen)
+order by g.seq limit :limit
+
+-- lock: one message for a change
+select g.mailbox_id, g.content_id from messages g
+where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id) for update
+
+-- set_seen: read or not
+update messages set seen = :seen where account_id = :account_id and id = :id
+
+-- set_labels: the owner's own words
+update messages set labels = :labels where account_id = :account_id and id = :id
+
+-- delete: these messages
+delete from messages g where g.account_id = :account_id and g.id = any(cast(:ids as uuid[])) returning g.id, g.mailbox_id, g.content_id
+
+-- slice: a mailbox's oldest messages
+select g.id, g.content_id from messages g where g.account_id = :account_id and g.mailbox_id = :mailbox_id order by g.seq limit :limit
+
+-- old_in_void: dropped mail that has lain long enough
+select g.id, g.content_id from messages g
+where g.account_id = :account_id and g.received_at < :before order by g.seq limit :limit
+
+-- bytes_in_void: what dropped mail holds
+select coalesce(sum(length(c.raw)), 0) from contents c where c.account_id = any(cast(:account_ids as uuid[]))
