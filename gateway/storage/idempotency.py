@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -56,6 +57,27 @@ async def claim(
     except asyncpg.LockNotAvailableError as error:
         raise ConcurrentIdempotentRequests(retry_after=1) from error
     return None if taken is not None else await first(connection, account_id, once)
+
+
+async def claim_all(
+    connection: db.Connection, account_id: UUID, wishes: Sequence[tuple[Once, int, str]], *, seconds: int
+) -> set[tuple[str, str]]:
+    """Take one account's keys of a batch, each with its status and answer (JSON); (endpoint, key) of those now ours.
+
+    The wishes must differ in (endpoint, key). Raises the driver's LockNotAvailableError, which divides the batch."""
+    now = datetime.now(UTC)
+    rows = await sql.claim_all.fetch(
+        connection,
+        account_id=account_id,
+        endpoints=[once.endpoint for once, _, _ in wishes],
+        keys=[once.key for once, _, _ in wishes],
+        fingerprints=[once.fingerprint for once, _, _ in wishes],
+        statuses=[status for _, status, _ in wishes],
+        answers=[answer for _, _, answer in wishes],
+        now=now,
+        forgotten_before=now - timedelta(seconds=seconds),
+    )
+    return {(row["endpoint"], row["key"]) for row in rows}
 
 
 async def first(connection: db.Connection, account_id: UUID, once: Once) -> First:

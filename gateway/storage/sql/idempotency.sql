@@ -20,3 +20,14 @@ select distinct o.account_id from (
 -- forget: one slice of an account's forgotten keys
 delete from idempotency_keys k where k.account_id = :account_id and k.created_at < :before and (k.endpoint, k.key) in (
   select f.endpoint, f.key from idempotency_keys f where f.account_id = :account_id and f.created_at < :before limit :limit)
+
+-- claim_all: the keys of a batch, in order, first thing in its transaction; those missing from the answer are taken
+insert into idempotency_keys as k (account_id, endpoint, key, fingerprint, status, answer, created_at)
+select :account_id, u.endpoint, u.key, u.fingerprint, u.status, cast(u.answer as jsonb), :now
+from unnest(cast(:endpoints as text[]), cast(:keys as text[]), cast(:fingerprints as bytea[]), cast(:statuses as smallint[]),
+  cast(:answers as text[])) as u (endpoint, key, fingerprint, status, answer)
+order by u.endpoint, u.key
+on conflict (account_id, endpoint, key) do update
+set fingerprint = excluded.fingerprint, status = excluded.status, answer = excluded.answer, created_at = excluded.created_at
+where k.created_at < :forgotten_before
+returning k.endpoint, k.key

@@ -1,0 +1,426 @@
+"""E-mails out: what was asked, one row a recipient, one append-only row an attempt.
+
+The rows are the queue. A recipient is due when `due_at` has come; a worker leases it by pushing `due_at` ahead
+under a token of its own (`lease_id`), so a lease that runs out is simply due again. A verdict counts only while the
+token still stands; otherwise the attempt is recorded and decides nothing.
+
+    from        to          by
+    scheduled   sending     claim, once scheduled_at has come
+    queued      sending     claim
+    deferred    sending     claim, once due
+    sending     sending     claim after the lease ran out (another token)
+    sending     sent, delivered, deferred, bounced, failed, unknown     settle, by the holder of the token
+    scheduled, queued, deferred, unknown    canceled    cancel
+    scheduled   scheduled   reschedule
+    deferred, unknown, failed, bounced      queued      retry
+    sent, delivered, canceled, suppressed, complained   nothing here moves them
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from asyncpg import Record
+
+from gateway.errors import InvalidState, NotFound
+from gateway.storage import db, events
+from gateway.storage.sql import load
+
+sql = load("emails")
+
+ORDER: Final = (
+    *("scheduled", "queued", "sending", "deferred", "unknown"),  # unfinished
+    *("sent", "delivered", "canceled", "suppressed", "failed", "bounced", "complained"),
+)
+UNFINISHED: Final = frozenset(ORDER[:5])
+CANCELABLE: Final = frozenset({"scheduled", "queued", "deferred", "unknown"})
+RETRYABLE: Final = frozenset({"deferred", "unknown", "failed", "bounced"})
+
+
+def overall(statuses: Iterable[str]) -> str:
+    """An e-mail's status: its lowest unfinished recipient's, else the highest."""
+    ranked = sorted(statuses, key=ORDER.index)
+    return next((status for status in ranked if status in UNFINISHED), ranked[-1])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewDelivery:
+    """A recipient of an e-mail to be stored."""
+
+    id: UUID
+    kind: str  # to, cc, bcc
+    address: str  # as it is said in RCPT TO
+    domain: str  # lower-case A-labels
+    status: str  # queued, scheduled or suppressed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewEmail:
+    """An e-mail to be stored; JSON fields are text already."""
+
+    id: UUID  # also its content's
+    from_name: str | None
+    from_address: str
+    mail_from: str  # reverse path
+    recipients: str  # JSON object: to, cc, bcc, reply_to
+    subject: str
+    message_id: str  # without brackets
+    tags: str  # JSON list
+    metadata: str  # JSON object
+    size: int  # bytes of the composed mail
+    on_unknown: str  # retry, hold
+    scheduled_at: datetime | None
+    expires_at: datetime | None
+    source: str  # api, smtp
+    deliveries: tuple[NewDelivery, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Email:
+    """An e-mail as it was asked for."""
+
+    id: UUID
+    from_name: str | None
+    from_address: str
+    mail_from: str  # reverse path
+    recipients: dict[str, Any]  # to, cc, bcc, reply_to: lists of name, address
+    subject: str
+    message_id: str  # without brackets
+    tags: list[dict[str, str]]
+    metadata: dict[str, Any]
+    size: int  # bytes of the composed mail
+    on_unknown: str  # retry, hold
+    scheduled_at: datetime | None  # None = at once
+    expires_at: datetime | None  # None = the retry schedule decides
+    source: str  # api, smtp
+    created_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Record) -> Email:
+        values = dict(row)
+        values.pop("account_id")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """One recipient of an e-mail."""
+
+    id: UUID
+    email_id: UUID
+    kind: str  # to, cc, bcc
+    address: str
+    domain: str
+    status: str  # one of ORDER
+    attempts: int
+    due_at: datetime | None  # next attempt, or the lease's end; None = finished or held
+    lease_id: UUID | None
+    in_data: bool
+    provider: str | None  # that made the last attempt
+    provider_id: str | None
+    reply: str | None  # last thing the peer said
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Record) -> Delivery:
+        values = dict(row)
+        values.pop("account_id")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claimed:
+    """A recipient that this worker has the lease of, and what is to be sent there."""
+
+    account_id: UUID
+    id: UUID  # of the delivery
+    email_id: UUID
+    address: str
+    domain: str
+    number: int  # of this attempt; 1 = first
+    was_in_data: bool  # an attempt before this one broke off after DATA and nobody knows how it ended
+    lease_id: UUID
+    mail_from: str
+    on_unknown: str
+    expires_at: datetime | None
+    queued_at: datetime  # created, or scheduled for: the age counts from here
+    raw: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """How an attempt ended, and what becomes of its recipient."""
+
+    attempt_id: UUID
+    account_id: UUID
+    delivery_id: UUID
+    email_id: UUID
+    lease_id: UUID
+    number: int
+    status: str  # what the recipient becomes
+    again_in: float | None  # seconds to the next attempt; None = none
+    provider: str
+    provider_id: str | None
+    started_at: datetime
+    finished_at: datetime
+    outcome: str  # the provider's word: sent, delivered, deferred, bounced, failed, unknown, provider_fault
+    code: int | None
+    reply: str
+    transcript: str  # JSON list of lines
+    event: events.NewEvent | None  # told if the lease still stands
+
+
+async def add(connection: db.Connection, account_id: UUID, emails: Sequence[NewEmail]) -> None:
+    """Store one account's e-mails and their recipients; contents and events are the caller's."""
+    await sql.add_emails.run(
+        connection,
+        account_id=account_id,
+        ids=[email.id for email in emails],
+        from_names=[email.from_name for email in emails],
+        from_addresses=[email.from_address for email in emails],
+        mail_froms=[email.mail_from for email in emails],
+        recipients=[email.recipients for email in emails],
+        subjects=[email.subject for email in emails],
+        message_ids=[email.message_id for email in emails],
+        tags=[email.tags for email in emails],
+        metadata=[email.metadata for email in emails],
+        sizes=[email.size for email in emails],
+        on_unknowns=[email.on_unknown for email in emails],
+        scheduled_ats=[email.scheduled_at for email in emails],
+        expires_ats=[email.expires_at for email in emails],
+        sources=[email.source for email in emails],
+    )
+    rows = [(email, delivery) for email in emails for delivery in email.deliveries]
+    await sql.add_deliveries.run(
+        connection,
+        account_id=account_id,
+        ids=[delivery.id for _, delivery in rows],
+        email_ids=[email.id for email, _ in rows],
+        kinds=[delivery.kind for _, delivery in rows],
+        addresses=[delivery.address for _, delivery in rows],
+        domains=[delivery.domain for _, delivery in rows],
+        statuses=[delivery.status for _, delivery in rows],
+        scheduled_ats=[email.scheduled_at for email, _ in rows],
+    )
+
+
+async def waiting(connection: db.Connection, account_id: UUID, limit: int) -> int:
+    """Recipients that wait to be sent to, counted up to `limit`."""
+    count: int = await sql.waiting.value(connection, account_id=account_id, limit=limit)
+    return count
+
+
+async def suppressed(connection: db.Connection, account_id: UUID, addresses: Sequence[str]) -> set[str]:
+    """Which of these canonical addresses are on the account's suppression list."""
+    rows = await sql.suppressed.fetch(connection, account_id=account_id, addresses=list(addresses))
+    return {row["address"] for row in rows}
+
+
+async def due_accounts(connection: db.Connection, limit: int) -> list[UUID]:
+    """Accounts with somebody to write to now."""
+    return [row["account_id"] for row in await sql.due_accounts.fetch(connection, limit=limit)]
+
+
+async def claim(
+    connection: db.Connection, account_id: UUID, *, lease_id: UUID, lease_seconds: float, limit: int
+) -> list[Claimed]:
+    """Lease up to `limit` due recipients. In a transaction that is committed before anything touches the network."""
+    rows = await sql.claim.fetch(
+        connection, account_id=account_id, lease_id=lease_id, lease_seconds=lease_seconds, limit=limit
+    )
+    if not rows:
+        return []
+    ids = list({row["email_id"] for row in rows})
+    found = await sql.claimed_emails.fetch(connection, account_id=account_id, ids=ids)
+    emails = {row["id"]: row for row in found}
+    return [_claimed(account_id, row, emails[row["email_id"]]) for row in rows]
+
+
+def _claimed(account_id: UUID, row: Record, email: Record) -> Claimed:
+    return Claimed(
+        account_id=account_id,
+        id=row["id"],
+        email_id=row["email_id"],
+        address=row["address"],
+        domain=row["domain"],
+        number=row["attempts"],
+        was_in_data=row["in_data"],
+        lease_id=row["lease_id"],
+        mail_from=email["mail_from"],
+        on_unknown=email["on_unknown"],
+        expires_at=email["expires_at"],
+        queued_at=email["scheduled_at"] or email["created_at"],
+        raw=email["raw"],
+    )
+
+
+async def renew(
+    connection: db.Connection, account_id: UUID, lease_id: UUID, ids: Sequence[UUID], lease_seconds: float
+) -> set[UUID]:
+    """Those of the leases that still stand, now for `lease_seconds` more."""
+    rows = await sql.renew.fetch(
+        connection, account_id=account_id, lease_id=lease_id, ids=list(ids), lease_seconds=lease_seconds
+    )
+    return {row["id"] for row in rows}
+
+
+async def enter_data(connection: db.Connection, account_id: UUID, delivery_id: UUID, lease_id: UUID) -> bool:
+    """Note, before DATA, that from here on the outcome may be unknown. False = the lease is lost: do not send."""
+    return await sql.enter_data.run(connection, account_id=account_id, id=delivery_id, lease_id=lease_id) > 0
+
+
+async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None:
+    """Verdicts of a batch: states and attempts in the order of accounts, then the events."""
+    by_account: dict[UUID, list[Settled]] = defaultdict(list)
+    for verdict in sorted(verdicts, key=lambda verdict: verdict.delivery_id):
+        by_account[verdict.account_id].append(verdict)
+    told: dict[UUID, list[events.NewEvent]] = {}
+    for account_id in sorted(by_account):
+        standing = await _settle_states(connection, account_id, by_account[account_id])
+        await _add_attempts(connection, account_id, by_account[account_id], standing)
+        news = [v.event for v in by_account[account_id] if v.event is not None and v.delivery_id in standing]
+        if news:
+            told[account_id] = news
+    await events.append_all(connection, told)
+
+
+async def _settle_states(connection: db.Connection, account_id: UUID, verdicts: Sequence[Settled]) -> set[UUID]:
+    rows = await sql.settle.fetch(
+        connection,
+        account_id=account_id,
+        ids=[v.delivery_id for v in verdicts],
+        lease_ids=[v.lease_id for v in verdicts],
+        statuses=[v.status for v in verdicts],
+        again_ins=[v.again_in for v in verdicts],
+        providers=[v.provider for v in verdicts],
+        provider_ids=[v.provider_id for v in verdicts],
+        replies=[v.reply for v in verdicts],
+    )
+    return {row["id"] for row in rows}
+
+
+async def _add_attempts(
+    connection: db.Connection, account_id: UUID, verdicts: Sequence[Settled], standing: set[UUID]
+) -> None:
+    await sql.add_attempts.run(
+        connection,
+        account_id=account_id,
+        ids=[v.attempt_id for v in verdicts],
+        delivery_ids=[v.delivery_id for v in verdicts],
+        email_ids=[v.email_id for v in verdicts],
+        numbers=[v.number for v in verdicts],
+        providers=[v.provider for v in verdicts],
+        started_ats=[v.started_at for v in verdicts],
+        finished_ats=[v.finished_at for v in verdicts],
+        outcomes=[v.outcome for v in verdicts],
+        codes=[v.code for v in verdicts],
+        replies=[v.reply for v in verdicts],
+        transcripts=[v.transcript for v in verdicts],
+        stales=[v.delivery_id not in standing for v in verdicts],
+    )
+
+
+async def attempt_exists(connection: db.Connection, account_id: UUID, attempt_id: UUID) -> bool:
+    """Whether the attempt was committed; a transaction that is committing it is waited for."""
+    probe = connection.transaction()
+    await probe.start()
+    try:
+        return await sql.probe_attempt.value(connection, account_id=account_id, id=attempt_id) is None
+    finally:
+        await probe.rollback()
+
+
+async def cancel(connection: db.Connection, account_id: UUID, email_id: UUID) -> None:
+    """Recipients that nobody wrote to yet are not written to. Raises NotFound, InvalidState if there are none."""
+    ids = await _choose(connection, account_id, email_id, CANCELABLE)
+    if not ids:
+        raise InvalidState("The e-mail cannot be canceled any more.")
+    await sql.set_status.run(connection, account_id=account_id, ids=ids, status="canceled", scheduled_at=None)
+    await _tell(connection, account_id, email_id, "email.canceled", {"recipients": len(ids)})
+
+
+async def reschedule(connection: db.Connection, account_id: UUID, email_id: UUID, scheduled_at: datetime) -> None:
+    """Another time for an e-mail that waits for its time. Raises NotFound, InvalidState."""
+    ids = await _choose(connection, account_id, email_id, frozenset({"scheduled"}))
+    if not ids:
+        raise InvalidState("Only a scheduled e-mail can be rescheduled.")
+    await sql.set_schedule.run(connection, account_id=account_id, id=email_id, scheduled_at=scheduled_at)
+    await sql.set_status.run(connection, account_id=account_id, ids=ids, status="scheduled", scheduled_at=scheduled_at)
+    await _tell(connection, account_id, email_id, "email.scheduled", {"scheduled_at": scheduled_at.astimezone(UTC)})
+
+
+async def retry(connection: db.Connection, account_id: UUID, email_id: UUID) -> None:
+    """Recipients that were given up, held or put off are tried again now. Raises NotFound, InvalidState."""
+    ids = await _choose(connection, account_id, email_id, RETRYABLE)
+    if not ids:
+        raise InvalidState("No recipient of the e-mail can be tried again.")
+    await sql.set_status.run(connection, account_id=account_id, ids=ids, status="queued", scheduled_at=None)
+    await _tell(connection, account_id, email_id, "email.queued", {"recipients": len(ids)})
+
+
+async def _choose(connection: db.Connection, account_id: UUID, email_id: UUID, statuses: frozenset[str]) -> list[UUID]:
+    rows = await sql.lock.fetch(connection, account_id=account_id, email_id=email_id)
+    if not rows:
+        raise NotFound
+    return [row["id"] for row in rows if row["status"] in statuses]
+
+
+async def _tell(connection: db.Connection, account_id: UUID, email_id: UUID, kind: str, data: dict[str, Any]) -> None:
+    body = events.encode({"id": email_id, **data})
+    await events.append(connection, account_id, [events.NewEvent(type=kind, email_id=email_id, data=body)])
+
+
+async def get(connection: db.Connection, account_id: UUID, email_id: UUID) -> Email | None:
+    row = await sql.get.row(connection, account_id=account_id, id=email_id)
+    return Email.from_row(row) if row else None
+
+
+async def raw(connection: db.Connection, account_id: UUID, email_id: UUID) -> bytes | None:
+    """The composed mail, as every attempt sends it."""
+    found: bytes | None = await sql.raw.value(connection, account_id=account_id, id=email_id)
+    return found
+
+
+async def recipients(
+    connection: db.Connection, account_id: UUID, email_ids: Sequence[UUID]
+) -> dict[UUID, list[Delivery]]:
+    """The recipients of each of these e-mails."""
+    found: dict[UUID, list[Delivery]] = {email_id: [] for email_id in email_ids}
+    for row in await sql.recipients.fetch(connection, account_id=account_id, email_ids=list(email_ids)):
+        found[row["email_id"]].append(Delivery.from_row(row))
+    return found
+
+
+async def attempts(connection: db.Connection, account_id: UUID, email_id: UUID) -> list[dict[str, Any]]:
+    """Every attempt at every recipient, oldest first; columns of `attempts`, and the recipient's address."""
+    rows = await sql.attempts.fetch(connection, account_id=account_id, email_id=email_id)
+    return [dict(row) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which e-mails a list shows; None = whatever."""
+
+    status: str | None = None  # one of ORDER
+    to: str | None = None  # a recipient's address
+    tag: str | None = None  # a tag's name, value, or name:value
+    since: datetime | None = None
+    until: datetime | None = None  # exclusive
+    after: UUID | None = None  # behind this one in the list's order
+    before: UUID | None = None  # in front of this one in the list's order
+
+
+async def page(
+    connection: db.Connection, account_id: UUID, wanted: Wanted, *, limit: int, ascending: bool
+) -> list[Email]:
+    """E-mails that match, in the order asked for."""
+    query = sql.page_asc if ascending else sql.page_desc
+    values = {name: getattr(wanted, name) for name in Wanted.__dataclass_fields__}
+    rows = await query.fetch(connection, account_id=account_id, limit=limit, **values)
+    return [Email.from_row(row) for row in rows]

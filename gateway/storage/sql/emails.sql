@@ -1,0 +1,129 @@
+-- add_emails: one account's e-mails of a batch
+insert into emails (account_id, id, from_name, from_address, mail_from, recipients, subject, message_id, tags, metadata, size, on_unknown,
+  scheduled_at, expires_at, source, created_at)
+select :account_id, u.id, u.from_name, u.from_address, u.mail_from, cast(u.recipients as jsonb), u.subject, u.message_id,
+  cast(u.tags as jsonb), cast(u.metadata as jsonb), u.size, u.on_unknown, u.scheduled_at, u.expires_at, u.source, statement_timestamp()
+from unnest(cast(:ids as uuid[]), cast(:from_names as text[]), cast(:from_addresses as text[]), cast(:mail_froms as text[]),
+  cast(:recipients as text[]), cast(:subjects as text[]), cast(:message_ids as text[]), cast(:tags as text[]), cast(:metadata as text[]),
+  cast(:sizes as integer[]), cast(:on_unknowns as text[]), cast(:scheduled_ats as timestamptz[]), cast(:expires_ats as timestamptz[]),
+  cast(:sources as text[]))
+  as u (id, from_name, from_address, mail_from, recipients, subject, message_id, tags, metadata, size, on_unknown, scheduled_at,
+  expires_at, source)
+
+-- add_deliveries: their recipients; due at once, at the scheduled time, or never (suppressed)
+insert into deliveries (account_id, id, email_id, kind, address, domain, status, due_at, created_at, updated_at)
+select :account_id, u.id, u.email_id, u.kind, u.address, u.domain, cast(u.status as delivery_status),
+  case u.status when 'queued' then statement_timestamp() when 'scheduled' then u.scheduled_at end, statement_timestamp(), statement_timestamp()
+from unnest(cast(:ids as uuid[]), cast(:email_ids as uuid[]), cast(:kinds as text[]), cast(:addresses as text[]), cast(:domains as text[]),
+  cast(:statuses as text[]), cast(:scheduled_ats as timestamptz[])) as u (id, email_id, kind, address, domain, status, scheduled_at)
+
+-- waiting: how many of an account's recipients wait to be sent to, counted up to a limit
+select count(*) from (select 1 from deliveries d where d.account_id = :account_id and d.due_at is not null limit :limit) w
+
+-- suppressed: which of these addresses are not to be written to
+select s.address from suppressions s
+where s.account_id = :account_id and s.address = any(cast(:addresses as text[]))
+  and (s.expires_at is null or s.expires_at > statement_timestamp())
+
+-- due_accounts: accounts with somebody to write to now; looks, locks nothing
+select distinct o.account_id from (
+  select d.account_id from deliveries d where d.due_at <= statement_timestamp() order by d.due_at limit :limit) o
+
+-- claim: lease a slice of an account's due recipients; a row whose lease ran out is due again
+update deliveries d
+set status = 'sending', lease_id = :lease_id, due_at = statement_timestamp() + make_interval(secs => :lease_seconds),
+  attempts = d.attempts + 1, updated_at = statement_timestamp()
+where d.account_id = :account_id and d.id in (
+  select c.id from deliveries c
+  where c.account_id = :account_id and c.due_at <= statement_timestamp()
+  order by c.due_at limit :limit for update skip locked)
+returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_id
+
+-- claimed_emails: what is to be sent to them
+select e.id, e.mail_from, e.on_unknown, e.expires_at, e.created_at, e.scheduled_at, c.raw
+from emails e join contents c on c.account_id = e.account_id and c.id = e.id
+where e.account_id = :account_id and e.id = any(cast(:ids as uuid[]))
+
+-- renew: the lease goes on; rows that are missing from the answer were taken over by somebody else
+update deliveries d set due_at = statement_timestamp() + make_interval(secs => :lease_seconds)
+where d.account_id = :account_id and d.lease_id = :lease_id and d.id = any(cast(:ids as uuid[])) and d.status = 'sending'
+returning d.id
+
+-- enter_data: committed before DATA, so that an outcome nobody heard is known to be unknown
+update deliveries d set in_data = true
+where d.account_id = :account_id and d.id = :id and d.lease_id = :lease_id and d.status = 'sending'
+
+-- settle: verdicts of those who still hold their leases
+update deliveries d
+set status = cast(u.status as delivery_status), due_at = statement_timestamp() + make_interval(secs => u.again_in), lease_id = null,
+  in_data = false, provider = u.provider, provider_id = u.provider_id, reply = u.reply, updated_at = statement_timestamp()
+from unnest(cast(:ids as uuid[]), cast(:lease_ids as uuid[]), cast(:statuses as text[]), cast(:again_ins as double precision[]),
+  cast(:providers as text[]), cast(:provider_ids as text[]), cast(:replies as text[]))
+  as u (id, lease_id, status, again_in, provider, provider_id, reply)
+where d.account_id = :account_id and d.id = u.id and d.lease_id = u.lease_id and d.status = 'sending'
+returning d.id
+
+-- add_attempts: what was tried, whether or not it still decided anything
+insert into attempts (account_id, id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, code, reply, transcript, is_stale)
+select :account_id, u.id, u.delivery_id, u.email_id, u.number, u.provider, u.started_at, u.finished_at, u.outcome, u.code, u.reply,
+  cast(u.transcript as jsonb), u.is_stale
+from unnest(cast(:ids as uuid[]), cast(:delivery_ids as uuid[]), cast(:email_ids as uuid[]), cast(:numbers as integer[]),
+  cast(:providers as text[]), cast(:started_ats as timestamptz[]), cast(:finished_ats as timestamptz[]), cast(:outcomes as text[]),
+  cast(:codes as smallint[]), cast(:replies as text[]), cast(:transcripts as text[]), cast(:stales as boolean[]))
+  as u (id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, code, reply, transcript, is_stale)
+
+-- probe_attempt: to be rolled back: no row = the attempt is there. Waits for a transaction that is still committing it
+insert into attempts as t (account_id, id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, reply, transcript)
+values (:account_id, :id, :id, :id, 0, '', statement_timestamp(), statement_timestamp(), '', '', '[]')
+on conflict (account_id, id) do nothing returning t.id
+
+-- lock: an e-mail's recipients for a change by the caller
+select d.id, d.status, d.attempts from deliveries d where d.account_id = :account_id and d.email_id = :email_id order by d.id for update
+
+-- set_status: recipients change by the caller's word: canceled (never due), queued again (due now), scheduled anew
+update deliveries d
+set status = cast(:status as delivery_status), lease_id = null, in_data = false, updated_at = statement_timestamp(),
+  due_at = case cast(:status as text) when 'queued' then statement_timestamp() when 'scheduled' then cast(:scheduled_at as timestamptz) end
+where d.account_id = :account_id and d.id = any(cast(:ids as uuid[]))
+
+-- set_schedule: an e-mail's new time
+update emails set scheduled_at = :scheduled_at where account_id = :account_id and id = :id
+
+-- get: one e-mail
+select e.* from emails e where e.account_id = :account_id and e.id = :id
+
+-- raw: what was composed
+select c.raw from emails e join contents c on c.account_id = e.account_id and c.id = e.id where e.account_id = :account_id and e.id = :id
+
+-- recipients: of these e-mails
+select d.* from deliveries d where d.account_id = :account_id and d.email_id = any(cast(:email_ids as uuid[])) order by d.email_id, d.id
+
+-- attempts: of one e-mail, in order
+select t.*, d.address from attempts t join deliveries d on d.account_id = t.account_id and d.id = t.delivery_id
+where t.account_id = :account_id and t.email_id = :email_id order by t.id
+
+-- page_desc: e-mails that match, newest first
+select e.* from emails e
+where e.account_id = :account_id and (cast(:after as uuid) is null or e.id < :after) and (cast(:before as uuid) is null or e.id > :before)
+  and (cast(:since as timestamptz) is null or e.created_at >= :since) and (cast(:until as timestamptz) is null or e.created_at < :until)
+  and (cast(:to as text) is null or exists (
+    select 1 from deliveries d where d.account_id = :account_id and d.email_id = e.id and d.address = :to))
+  and (cast(:tag as text) is null or exists (
+    select 1 from jsonb_array_elements(e.tags) g where :tag in (g ->> 'name', g ->> 'value', (g ->> 'name') || ':' || (g ->> 'value'))))
+  and (cast(:status as delivery_status) is null or :status = (
+    select coalesce(min(d.status) filter (where d.status <= 'unknown'), max(d.status))
+    from deliveries d where d.account_id = :account_id and d.email_id = e.id))
+order by e.id desc limit :limit
+
+-- page_asc: the same, oldest first
+select e.* from emails e
+where e.account_id = :account_id and (cast(:after as uuid) is null or e.id > :after) and (cast(:before as uuid) is null or e.id < :before)
+  and (cast(:since as timestamptz) is null or e.created_at >= :since) and (cast(:until as timestamptz) is null or e.created_at < :until)
+  and (cast(:to as text) is null or exists (
+    select 1 from deliveries d where d.account_id = :account_id and d.email_id = e.id and d.address = :to))
+  and (cast(:tag as text) is null or exists (
+    select 1 from jsonb_array_elements(e.tags) g where :tag in (g ->> 'name', g ->> 'value', (g ->> 'name') || ':' || (g ->> 'value'))))
+  and (cast(:status as delivery_status) is null or :status = (
+    select coalesce(min(d.status) filter (where d.status <= 'unknown'), max(d.status))
+    from deliveries d where d.account_id = :account_id and d.email_id = e.id))
+order by e.id limit :limit
