@@ -1,0 +1,204 @@
+"""Where a webhook may go: the public internet alone, whatever its URL says and its name servers answer.
+
+    check_url     the URL itself: scheme, host, port; addresses written in it
+    resolve       one look-up of the host's name, every address of the answer checked
+    validate      both, for whoever creates a webhook: 422
+
+A connection is made to an address that `resolve` returned, never to the name: a name server that answers with a public
+address first and a loopback one later is asked once. Everybody who parses the URL uses the parts of `Target`; nothing
+parses it a second time, so no two parsers can disagree.
+
+Refusals of names say one thing, whether a name does not exist or leads inside: the guard is no oracle for inner names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import httpx2
+
+from gateway import errors
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]  # (host, port) -> addresses; OSError if there are none
+
+URL_MAX_CHARACTERS: Final = 2048
+ADDRESSES_MAX: Final = 16  # of one name; a longer answer is cut
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_NUMERIC_LABEL: Final = re.compile(r"\d+|0x[0-9a-f]*")  # inet_aton reads such hosts as addresses: 127.1, 0x7f000001
+_INSIDE: Final = "the host does not lead to a public address"
+
+# The IANA IPv4 Special-Purpose Address Registry in full, with multicast, and one address that a cloud serves inside.
+_SPECIAL_V4: Final = tuple(
+    ipaddress.IPv4Network(text)
+    for text in (
+        "0.0.0.0/8",  # this network (RFC 791)
+        "10.0.0.0/8",  # private (RFC 1918)
+        "100.64.0.0/10",  # shared, carrier-grade NAT (RFC 6598); a cloud's metadata at 100.100.100.200
+        "127.0.0.0/8",  # loopback (RFC 1122)
+        "169.254.0.0/16",  # link-local (RFC 3927); most clouds' metadata at 169.254.169.254
+        "172.16.0.0/12",  # private (RFC 1918)
+        "192.0.0.0/24",  # IETF protocol assignments (RFC 6890); a cloud's metadata at 192.0.0.192
+        "192.0.2.0/24",  # documentation (RFC 5737)
+        "192.31.196.0/24",  # AS112 (RFC 7535)
+        "192.52.193.0/24",  # AMT (RFC 7450)
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "192.168.0.0/16",  # private (RFC 1918)
+        "192.175.48.0/24",  # AS112 (RFC 7534)
+        "198.18.0.0/15",  # benchmarking (RFC 2544)
+        "198.51.100.0/24",  # documentation (RFC 5737)
+        "203.0.113.0/24",  # documentation (RFC 5737)
+        "224.0.0.0/4",  # multicast (RFC 5771)
+        "240.0.0.0/4",  # reserved and broadcast (RFC 1112, RFC 8190)
+        "168.63.129.16/32",  # Azure's own service, in a public range and reached from inside alone
+    )
+)
+
+# IPv6 the other way round: only 2000::/3 is handed out for the internet (RFC 4291 2.4). What is not in it is refused:
+# ::, ::1, v4-compatible ::/96, local NAT64 64:ff9b:1::/48 (RFC 8215), discard 100::/64, SRv6 5f00::/16 (RFC 9602),
+# ULA fc00::/7, link-local fe80::/10, site-local fec0::/10, multicast ff00::/8, and whatever will be assigned.
+_INTERNET_V6: Final = ipaddress.IPv6Network("2000::/3")
+_SPECIAL_V6: Final = tuple(
+    ipaddress.IPv6Network(text)
+    for text in (
+        "2001::/23",  # IETF protocol assignments (RFC 2928): Teredo 2001::/32, benchmarking, AMT, ORCHID, drone ids
+        "2001:db8::/32",  # documentation (RFC 3849)
+        "2002::/16",  # 6to4 (RFC 3056): carries any IPv4 address
+        "2620:4f:8000::/48",  # AS112 (RFC 7534)
+        "3fff::/20",  # documentation (RFC 9637)
+    )
+)
+
+# Here the IPv4 address in the last 32 bits is the one that is reached, so it decides.
+_CARRIES_V4: Final = (
+    ipaddress.IPv6Network("::ffff:0:0/96"),  # v4-mapped (RFC 4291 2.5.5.2)
+    ipaddress.IPv6Network("64:ff9b::/96"),  # NAT64 (RFC 6052): how hosts without IPv4 reach all of it
+)
+
+
+class ForbiddenTarget(errors.PostroomError):
+    """The webhook's target is not allowed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A webhook's URL, taken apart once and for all."""
+
+    scheme: str  # "http" or "https"
+    host: str  # ASCII, lower case, no brackets, no dot at the end: a name, or an address in its usual spelling
+    port: int  # 1 to 65535, the scheme's own where the URL has none
+    path: str  # path and query, percent-encoded, beginning with "/"; a fragment is left out
+
+    @property
+    def authority(self) -> str:
+        """The Host header (RFC 9110 7.2): the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def check_url(url: str, *, allow_private: bool) -> Target:
+    """The parts of an http or https URL; ForbiddenTarget, with a message for a person, if it cannot be a target."""
+    parsed = _parse(url)
+    if parsed.scheme not in _DEFAULT_PORTS:
+        raise ForbiddenTarget("the scheme must be http or https")
+    if parsed.userinfo:
+        raise ForbiddenTarget("a user name or password in the URL is not allowed")
+    port = _DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
+    if not 1 <= port <= 65535:
+        raise ForbiddenTarget("the port must be 1 to 65535")
+    host = parsed.raw_host.decode("ascii").lower().removesuffix(".")
+    address = _literal(host)
+    if address is None:
+        _check_name(host, allow_private)
+    elif not allow_private and is_forbidden(address):
+        raise ForbiddenTarget(_INSIDE)
+    return Target(scheme=parsed.scheme, host=host, port=port, path=parsed.raw_path.decode("ascii"))
+
+
+async def resolve(host: str, port: int, resolver: Resolver, *, allow_private: bool) -> list[Address]:
+    """The addresses of a checked URL's host, 1 to 16 in the resolver's order, all allowed; else ForbiddenTarget.
+
+    One forbidden address among them refuses all: who answers so is not to be trusted with the others.
+    """
+    addresses = await _look_up(host, port, resolver)
+    if not addresses:
+        raise ForbiddenTarget(_INSIDE)
+    if not allow_private and any(is_forbidden(address) for address in addresses):
+        raise ForbiddenTarget(_INSIDE)
+    return addresses[:ADDRESSES_MAX]
+
+
+async def validate(url: str, resolver: Resolver, *, allow_private: bool, field: str = "url") -> Target:
+    """What somebody who creates or changes a webhook gave; ValidationFailed (422) on `field` if it cannot be one."""
+    try:
+        target = check_url(url, allow_private=allow_private)
+        await resolve(target.host, target.port, resolver, allow_private=allow_private)
+    except ForbiddenTarget as refusal:
+        raise errors.invalid(field, str(refusal)) from None
+    return target
+
+
+def is_forbidden(address: Address) -> bool:
+    """Whether an address is anything but an ordinary one of the public internet.
+
+    `ipaddress`'s `is_global` would not do: Python 3.11 calls multicast, NAT64 of loopback, 6to4 and others global.
+    """
+    if isinstance(address, ipaddress.IPv4Address):
+        return any(address in network for network in _SPECIAL_V4)
+    if address.scope_id is not None:
+        return True
+    if any(address in network for network in _CARRIES_V4):
+        return is_forbidden(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return address not in _INTERNET_V6 or any(address in network for network in _SPECIAL_V6)
+
+
+async def system_resolver(host: str, port: int) -> list[str]:
+    """The operating system's look-up (hosts file, then DNS), in a thread of the loop's executor."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for _family, _type, _proto, _name, sockaddr in found]
+
+
+def _parse(url: str) -> httpx2.URL:
+    if len(url) > URL_MAX_CHARACTERS:
+        raise ForbiddenTarget(f"the URL has more than {URL_MAX_CHARACTERS} characters")
+    try:
+        return httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError):
+        raise ForbiddenTarget("not a valid URL") from None
+
+
+def _literal(host: str) -> Address | None:
+    """The address that a host is, in its one usual spelling; other spellings fall to `_check_name`."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _check_name(host: str, allow_private: bool) -> None:
+    if not _HOST.fullmatch(host):
+        raise ForbiddenTarget("not a valid host name")
+    last = host.rpartition(".")[2]
+    if _NUMERIC_LABEL.fullmatch(last):
+        raise ForbiddenTarget("an address must be written as 192.0.2.1 or [2001:db8::1]")
+    if last == "localhost" and not allow_private:  # RFC 6761 6.3
+        raise ForbiddenTarget(_INSIDE)
+
+
+async def _look_up(host: str, port: int, resolver: Resolver) -> list[Address]:
+    literal = _literal(host)
+    if literal is not None:
+        return [literal]
+    try:
+        texts = await resolver(host, port)
+        return list(dict.fromkeys(ipaddress.ip_address(text) for text in texts))
+    except (OSError, ValueError):  # no such name; the resolver is away; an answer that is no address
+        return []
