@@ -118,7 +118,7 @@ class Committer(Generic[Item, Answer]):
 
     async def _divide(self, batch: list[_Waiting[Item, Answer]], error: BaseException) -> None:
         state = db.sqlstate(error)
-        if len(batch) > 1 and (state[:2] in DIVISIBLE or state in DIVISIBLE_STATES):
+        if len(batch) > 1 and _is_divisible(error, state):
             half = len(batch) // 2
             await self._settle(batch[:half])
             await self._settle(batch[half:])
@@ -138,6 +138,11 @@ class Committer(Generic[Item, Answer]):
                 return
             await asyncio.sleep(delay)
         _fail([waiting], Unavailable(retry_after=2))
+
+
+def _is_divisible(error: BaseException, state: str) -> bool:
+    """Whether one item may be to blame; ValueError: its text cannot even be written to the wire."""
+    return state[:2] in DIVISIBLE or state in DIVISIBLE_STATES or isinstance(error, ValueError)
 
 
 def _fail(batch: Sequence[_Waiting[Item, Answer]], error: BaseException) -> None:

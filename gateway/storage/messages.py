@@ -130,15 +130,16 @@ class Message:
         }
 
 
-async def add_contents(connection: db.Connection, account_id: UUID, contents: Sequence[Content]) -> None:
-    """Raw mail of one account."""
-    await sql.add_contents.run(
+async def add_contents(connection: db.Connection, account_id: UUID, contents: Sequence[Content]) -> set[UUID]:
+    """Raw mail of one account; ids of those that were not there already (a mail handed in twice is stored once)."""
+    rows = await sql.add_contents.fetch(
         connection,
         account_id=account_id,
         ids=[content.id for content in contents],
         raws=[content.raw for content in contents],
         sizes=[content.size for content in contents],
     )
+    return {row["id"] for row in rows}
 
 
 async def content_exists(connection: db.Connection, account_id: UUID, content_id: UUID) -> bool:

@@ -1,7 +1,8 @@
--- add_contents: raw mail as it came
-insert into contents (account_id, id, raw, size)
+-- add_contents: raw mail as it came; what is there already (handed in again under its id) is missing from the answer
+insert into contents as c (account_id, id, raw, size)
 select :account_id, u.id, u.raw, u.size
 from unnest(cast(:ids as uuid[]), cast(:raws as bytea[]), cast(:sizes as integer[])) as u (id, raw, size)
+on conflict (account_id, id) do nothing returning c.id
 
 -- probe_content: to be rolled back: no row = the content is there. Waits for a transaction that is still committing it
 insert into contents as c (account_id, id, raw, size) values (:account_id, :id, '', 0)
