@@ -170,6 +170,29 @@ async def delete(connection: db.Connection, account_id: UUID, mailbox_id: UUID) 
     return True
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gone:
+    """A mailbox whose rows may go."""
+
+    account_id: UUID
+    id: UUID
+    address: str
+
+
+async def gone(connection: db.Connection, retention: float, limit: int) -> list[Gone]:
+    """Mailboxes that were deleted, or expired more than `retention` seconds ago."""
+    rows = await sql.gone.fetch(connection, retention=retention, limit=limit)
+    return [Gone(**dict(row)) for row in rows]
+
+
+async def remove(connection: db.Connection, mailbox: Gone) -> None:
+    """The mailbox's own rows, in a transaction; from here on its address is free for anybody."""
+    values = {"account_id": mailbox.account_id, "address": mailbox.address, "mailbox_id": mailbox.id}
+    await sql.release_addresses.run(connection, **values)
+    await accounts.drop_credentials(connection, mailbox.account_id, [mailbox.id])
+    await sql.reclaim.run(connection, account_id=mailbox.account_id, id=mailbox.id)
+
+
 async def due_accounts(connection: db.Connection, limit: int) -> list[UUID]:
     """Accounts with a mailbox whose time is up and that nobody has marked yet."""
     return [row["account_id"] for row in await sql.due_accounts.fetch(connection, limit=limit)]

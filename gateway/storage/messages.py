@@ -234,12 +234,9 @@ async def change(
 
 async def delete(connection: db.Connection, account_id: UUID, message_ids: Sequence[UUID]) -> int:
     """Remove messages, contents nobody refers to any more, and what events told of them; how many messages."""
-    rows = await sql.delete.fetch(connection, account_id=account_id, ids=list(message_ids))
+    rows = await remove(connection, account_id, message_ids)
     if not rows:
         return 0
-    contents = [row["content_id"] for row in rows]
-    await sql.lock_contents.fetch(connection, account_id=account_id, ids=contents)
-    await drop_contents(connection, account_id, contents)
     of_mailbox: dict[UUID, list[UUID]] = defaultdict(list)
     for row in rows:
         of_mailbox[row["mailbox_id"]].append(row["id"])
@@ -247,6 +244,17 @@ async def delete(connection: db.Connection, account_id: UUID, message_ids: Seque
         await events.redact(connection, account_id, mailbox_id, ids)
     await events.append(connection, account_id, [_deleted(row) for row in rows])
     return len(rows)
+
+
+async def remove(connection: db.Connection, account_id: UUID, message_ids: Sequence[UUID]) -> list[Record]:
+    """Remove messages and contents nobody refers to any more, without a word about it; ids of what went."""
+    if not message_ids:
+        return []
+    rows: list[Record] = await sql.delete.fetch(connection, account_id=account_id, ids=list(message_ids))
+    contents = [row["content_id"] for row in rows]
+    await sql.lock_contents.fetch(connection, account_id=account_id, ids=contents)
+    await drop_contents(connection, account_id, contents)
+    return rows
 
 
 def _deleted(row: Record) -> events.NewEvent:
@@ -257,6 +265,12 @@ def _deleted(row: Record) -> events.NewEvent:
 async def slice_of(connection: db.Connection, account_id: UUID, mailbox_id: UUID, limit: int) -> list[UUID]:
     """Ids of a mailbox's oldest messages."""
     rows = await sql.slice.fetch(connection, account_id=account_id, mailbox_id=mailbox_id, limit=limit)
+    return [row["id"] for row in rows]
+
+
+async def old_in_void(connection: db.Connection, void_id: UUID, before: datetime, limit: int) -> list[UUID]:
+    """Ids of dropped mail that was stored before `before`."""
+    rows = await sql.old_in_void.fetch(connection, account_id=void_id, before=before, limit=limit)
     return [row["id"] for row in rows]
 
 

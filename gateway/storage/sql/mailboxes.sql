@@ -94,14 +94,10 @@ where m.account_id = :account_id and m.id in (
   order by d.expires_at limit :limit for update skip locked)
 returning m.id
 
--- gone: mailboxes whose rows may go, longest gone first; looks, locks nothing
+-- gone: mailboxes whose rows may go, deleted ones first, then the longest expired; looks, locks nothing
 select m.account_id, m.id, m.address from mailboxes m
 where not m.is_active and m.expires_at < statement_timestamp() - make_interval(secs => :retention)
 order by m.expires_at limit :limit
 
--- deleted: the same for those that were deleted, whatever the retention
-select m.account_id, m.id, m.address from mailboxes m
-where not m.is_active and m.expires_at <= to_timestamp(0) order by m.expires_at limit :limit
-
--- reclaim: the rows of mailboxes that have no messages any more
+-- reclaim: the row of a mailbox that has no messages any more
 delete from mailboxes m where m.account_id = :account_id and m.id = :id and not m.is_active

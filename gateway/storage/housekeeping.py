@@ -1,0 +1,141 @@
+"""What the clock does: mailboxes expire, what is over is removed, what is old is forgotten.
+
+SQL only, in bounded slices, each its own transaction, so that no live mail waits long behind any of it. Every function
+may run twice at once or die at any point: whatever is left is found again the next time.
+
+    expire      marks mailboxes whose time is up, with their events; bookkeeping, for no mail depends on it
+    reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
+    empty_void  removes mail that was dropped
+    forget      removes old idempotency keys and the beginnings of event logs
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import prometheus_client
+import structlog
+
+from gateway.storage import accounts, db, events, idempotency, mailboxes, messages
+
+log = structlog.get_logger(__name__)
+
+# what: "mailbox" (expired), "reclaimed" (mailboxes), "message", "void", "event", "idempotency_key"
+SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping changed or removed", ["what"])
+
+EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
+RECLAIM_SLICE: Final = 500  # messages of one statement; each may be megabytes
+FORGET_SLICE: Final = 2000  # events, keys
+ACCOUNTS: Final = 2000  # rows looked at to find accounts with work
+VOID_SECONDS: Final = 600  # how long dropped mail lies
+
+
+async def expire(database: db.Database) -> AsyncIterator[UUID]:
+    """Mark what has expired, slice by slice; yields the accounts whose logs grew."""
+    while True:
+        async with database.connection() as connection:
+            due = await mailboxes.due_accounts(connection, ACCOUNTS)
+        marked = 0
+        for account_id in due:
+            async for count in _expire_account(database, account_id):
+                marked += count
+                yield account_id
+        if not marked:
+            return
+
+
+async def _expire_account(database: db.Database, account_id: UUID) -> AsyncIterator[int]:
+    while True:
+        async with database.transaction() as connection:
+            count = await mailboxes.expire(connection, account_id, EXPIRE_SLICE)
+        if not count:
+            return
+        SWEPT.labels("mailbox").inc(count)
+        yield count
+
+
+async def reclaim(database: db.Database, retention: float) -> int:
+    """Remove what deleted and long expired mailboxes leave behind; how many mailboxes."""
+    removed = 0
+    while True:
+        async with database.connection() as connection:
+            gone = await mailboxes.gone(connection, retention, ACCOUNTS)
+        for mailbox in gone:
+            await _empty(database, mailbox.account_id, mailbox.id)
+            async with database.transaction() as connection:
+                await mailboxes.remove(connection, mailbox)
+        removed += len(gone)
+        SWEPT.labels("reclaimed").inc(len(gone))
+        if len(gone) < ACCOUNTS:
+            return removed
+
+
+async def _empty(database: db.Database, account_id: UUID, mailbox_id: UUID) -> None:
+    while True:
+        async with database.transaction() as connection:
+            ids = await messages.slice_of(connection, account_id, mailbox_id, RECLAIM_SLICE)
+            await events.redact(connection, account_id, mailbox_id, ids)
+            await messages.remove(connection, account_id, ids)
+        SWEPT.labels("message").inc(len(ids))
+        if len(ids) < RECLAIM_SLICE:
+            return
+
+
+async def empty_void(database: db.Database) -> int:
+    """Remove dropped mail that has lain for VOID_SECONDS, and its events; how many messages."""
+    before = datetime.now(UTC) - timedelta(seconds=VOID_SECONDS)
+    removed = 0
+    async with database.connection() as connection:
+        voids = await accounts.voids(connection)
+    for account_id in voids:
+        while True:
+            async with database.transaction() as connection:
+                ids = await messages.old_in_void(connection, account_id, before, RECLAIM_SLICE)
+                await messages.remove(connection, account_id, ids)
+                await events.forget(connection, account_id, before, RECLAIM_SLICE)
+            removed += len(ids)
+            if len(ids) < RECLAIM_SLICE:
+                break
+    SWEPT.labels("void").inc(removed)
+    return removed
+
+
+async def forget_events(database: db.Database, retention: float) -> int:
+    """Shorten logs that begin more than `retention` seconds ago; how many events went."""
+    before = datetime.now(UTC) - timedelta(seconds=retention)
+    removed, last = 0, UUID(int=0)
+    while True:
+        async with database.connection() as connection:
+            aged = await events.aged_accounts(connection, before, after_id=last, limit=ACCOUNTS)
+        for account_id in aged:
+            removed += await _forget_account(database, account_id, before)
+        if len(aged) < ACCOUNTS:
+            SWEPT.labels("event").inc(removed)
+            return removed
+        last = aged[-1]
+
+
+async def _forget_account(database: db.Database, account_id: UUID, before: datetime) -> int:
+    removed = 0
+    while True:
+        async with database.transaction() as connection:
+            count = await events.forget(connection, account_id, before, FORGET_SLICE)
+        removed += count
+        if count < FORGET_SLICE:
+            return removed
+
+
+async def forget_keys(database: db.Database, seconds: float) -> int:
+    """Remove idempotency keys older than `seconds`; how many."""
+    before = datetime.now(UTC) - timedelta(seconds=seconds)
+    removed = 0
+    while True:
+        async with database.connection() as connection:
+            count = await idempotency.forget(connection, before, FORGET_SLICE)
+        removed += count
+        if not count:
+            SWEPT.labels("idempotency_key").inc(removed)
+            return removed
