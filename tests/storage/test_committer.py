@@ -1,0 +1,161 @@
+"""Group commit: everybody gets the answer to their own item, whatever happens to the batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+import pytest
+from uuid_utils.compat import uuid7
+
+from gateway.errors import Unavailable
+from gateway.storage import db, messages
+from gateway.storage.committer import Committer
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    id: UUID
+    text: str = "good"
+    size: int = 10
+
+
+class Desk:
+    """Commits items as contents of an account, as the real users do."""
+
+    def __init__(self, database: db.Database, account_id: UUID) -> None:
+        self.database = database
+        self.account_id = account_id
+        self.batches: list[int] = []
+        self.entered = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+        self.break_after_commit = False
+        self.break_before_commit = False
+
+    async def commit(self, items: Sequence[Item]) -> list[str]:
+        self.batches.append(len(items))
+        self.entered.set()
+        await self.go.wait()
+        async with self.database.transaction() as connection:
+            for item in items:
+                await connection.execute("select cast($1 as text)", item.text)
+            contents = [messages.Content(id=item.id, raw=item.text.encode(), size=1) for item in items]
+            await messages.add_contents(connection, self.account_id, contents)
+            if self.break_before_commit:
+                raise db.CommitUnknown
+        if self.break_after_commit:
+            raise db.CommitUnknown
+        return [f"stored {item.id}" for item in items]
+
+    async def find(self, item: Item) -> str | None:
+        async with self.database.connection() as connection:
+            found = await messages.content_exists(connection, self.account_id, item.id)
+        return f"found {item.id}" if found else None
+
+    def committer(self, **limits: int) -> Committer[Item, str]:
+        return Committer(self.commit, find=self.find, size=lambda item: item.size, **limits)
+
+
+@pytest.fixture
+def desk(database: db.Database, account_id: UUID) -> Desk:
+    return Desk(database, account_id)
+
+
+async def stored(desk: Desk) -> set[UUID]:
+    async with desk.database.connection() as connection:
+        rows = await connection.fetch("select id from contents where account_id = $1", desk.account_id)
+    return {row["id"] for row in rows}
+
+
+async def test_what_arrives_during_a_commit_is_the_next_transaction(desk: Desk) -> None:
+    desk.go.clear()
+    committer = desk.committer()
+    first = asyncio.create_task(committer.submit(Item(id=uuid7())))
+    await desk.entered.wait()
+    rest = [asyncio.create_task(committer.submit(Item(id=uuid7()))) for _ in range(10)]
+    await asyncio.sleep(0)
+    desk.go.set()
+    await asyncio.gather(first, *rest)
+    assert desk.batches == [1, 10]
+
+
+async def test_a_batch_is_bounded_in_items_and_bytes_and_a_big_item_goes_alone(desk: Desk) -> None:
+    desk.go.clear()
+    committer = desk.committer(max_items=4, max_bytes=100)
+    sizes = [1, 10, 10, 10, 10, 10, 500, 60, 60]
+    tasks = [asyncio.create_task(committer.submit(Item(id=uuid7(), size=size))) for size in sizes]
+    await desk.entered.wait()
+    desk.go.set()
+    await asyncio.gather(*tasks)
+    assert desk.batches == [4, 2, 1, 1, 1]
+
+
+async def test_hanging_up_cancels_nothing(desk: Desk) -> None:
+    """Seen to fail with asyncio.shield removed from submit and the commit run in the submitter's own task."""
+    desk.go.clear()
+    committer = desk.committer()
+    item = Item(id=uuid7())
+    submitter = asyncio.create_task(committer.submit(item))
+    await desk.entered.wait()
+    submitter.cancel()
+    await asyncio.wait({submitter})
+    desk.go.set()
+    await committer.drain()
+    assert await stored(desk) == {item.id}
+
+
+async def test_one_bad_item_fails_alone(desk: Desk) -> None:
+    """Seen to fail with _divide failing the whole batch: all eight raised."""
+    desk.go.clear()
+    committer = desk.committer()
+    items = [Item(id=uuid7(), text="NUL \0" if n == 5 else "good") for n in range(8)]
+    tasks = [asyncio.create_task(committer.submit(item)) for item in items]
+    await desk.entered.wait()
+    desk.go.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, BaseException)] == [5]
+    assert isinstance(answers[5], (asyncpg.DataError, ValueError))
+    assert await stored(desk) == {item.id for item in items if item.text == "good"}
+
+
+async def test_a_commit_whose_end_is_unknown_is_looked_up_and_was_done(desk: Desk) -> None:
+    """Seen to fail with CommitUnknown answered like Unavailable: the sender was told 451 for a mail that is stored."""
+    desk.break_after_commit = True
+    item = Item(id=uuid7())
+    assert await desk.committer().submit(item) == f"found {item.id}"
+
+
+async def test_a_commit_whose_end_is_unknown_is_looked_up_and_was_not_done(desk: Desk) -> None:
+    desk.break_before_commit = True
+    with pytest.raises(Unavailable):
+        await desk.committer().submit(Item(id=uuid7()))
+    assert await stored(desk) == set()
+
+
+async def test_looking_up_waits_for_a_transaction_that_is_still_committing(desk: Desk) -> None:
+    """Seen to fail with the look-up as a plain SELECT: it said "not there" for a content that was committed after."""
+    item = Item(id=uuid7())
+    inserted, release = asyncio.Event(), asyncio.Event()
+
+    async def slow_commit() -> None:
+        async with desk.database.transaction() as connection:
+            content = messages.Content(id=item.id, raw=b"", size=0)
+            await messages.add_contents(connection, desk.account_id, [content])
+            inserted.set()
+            await release.wait()
+
+    slow = asyncio.create_task(slow_commit())
+    await inserted.wait()
+    look = asyncio.create_task(desk.find(item))
+    async with desk.database.connection() as connection:
+        while not await connection.fetchval("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0)
+    release.set()
+    await slow
+    assert await look == f"found {item.id}"
