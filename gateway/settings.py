@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     reclaim_interval_seconds: float = Field(60, gt=0, description="How often expired rows are removed")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
     postroom_dev: bool = Field(False, description="Set by `postroom dev`: metrics and docs open, AUTH without TLS")
+    postroom_sockets: str = Field("", description="Listening sockets handed down by the parent process: http=3,smtp=4")
+    postroom_parent: int = Field(0, ge=0, description="Process id of the parent to die with; 0 = none. Parents set it")
 
     @field_validator("mail_domains", "outbound", "retry_schedule", "webhook_retry_schedule", mode="before")
     @classmethod
