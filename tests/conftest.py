@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from tests import servers
+from gateway.storage import accounts, db
+from tests import databases, servers
 
 RUN = pytest.StashKey[servers.Run]()
 
@@ -50,3 +53,24 @@ def redis_url(pytestconfig: pytest.Config, server_addresses: servers.Addresses) 
     """The run's Valkey, at this worker's own database number. Channels have none: pub/sub reaches all workers."""
     worker = str(getattr(pytestconfig, "workerinput", {}).get("workerid", "gw0"))
     return f"{server_addresses.redis}?db={int(worker.removeprefix('gw'))}"
+
+
+@pytest.fixture
+async def dsn(postgres_dsn: str) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    async with databases.fresh(postgres_dsn) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def database(dsn: str) -> AsyncIterator[db.Database]:
+    """The same, opened."""
+    async with databases.opened(dsn) as database:
+        yield database
+
+
+@pytest.fixture
+async def account_id(database: db.Database) -> UUID:
+    """An account in it."""
+    async with database.transaction() as connection:
+        return await accounts.create(connection, "test")
