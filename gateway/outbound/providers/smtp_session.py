@@ -1,0 +1,318 @@
+"""One SMTP connection to a relay: opening it, and the three commands and the body of a transaction.
+
+aiosmtplib carries the bytes. Its `sendmail` and `data` are not used: they write DATA and body in one call, so that a
+line that broke before the 354 (nothing was taken) looks like one that broke after the final dot (nobody knows).
+MAIL and RCPT are not pipelined: aiosmtplib drops what arrives beyond the one reply it is waiting for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import aiosmtplib
+
+from gateway.outbound.providers.contract import Outcome, Outgoing, Stage
+
+Tls = Literal["implicit", "starttls", "opportunistic", "none"]
+
+SLOWEST_LINK: Final = 65_536  # octets a second; what a big body is given to cross, on top of the dot's own time
+FAREWELL_SECONDS: Final = 2.0  # for the reply to QUIT, which nobody needs
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_CONTROLS = r"\x00-\x20\x7f"
+# RFC 5321 section 4.1.2, loosely: enough that an address cannot end its path early and add parameters or commands.
+_PATH = re.compile(
+    rf'(?:[^{_CONTROLS}<>"\\@]+|"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*")@[^{_CONTROLS}<>"\\@]+',
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relay:
+    """Where the relay is, and how to speak with it."""
+
+    host: str  # name or address
+    port: int
+    tls: Tls
+    verify: bool  # check its certificate
+    username: str | None  # None = no AUTH
+    password: str = field(repr=False)  # empty without AUTH
+    local_hostname: str  # said in EHLO; ASCII
+    connections: int  # at most, at once
+    step_seconds: float  # for each reply but the last
+    dot_seconds: float  # for the reply to the final dot (RFC 5321 section 4.5.3.2.6: 10 minutes)
+    messages_per_connection: int = 500  # then it is replaced; relays that allow fewer say 421, which costs nothing
+    idle_seconds: float = 30.0  # a kept connection unused for so long is closed
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, `[::1]:port`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def name(self) -> str:
+        """Scheme, host and port; no credentials."""
+        return f"{'smtps' if self.tls == 'implicit' else 'smtp'}:{self.authority}"
+
+
+class DialogueError(Exception):
+    """The dialogue ended before the message was taken."""
+
+    def __init__(self, stage: Stage, text: str, *, code: int | None = None, outcome: Outcome | None = None) -> None:
+        super().__init__(text)
+        self.stage = stage
+        self.text = text  # the reply's text without its code, or what happened where none came
+        self.code = code  # None = no complete reply came
+        self.outcome = outcome  # set where the reply alone does not tell
+
+
+def tls_context(relay: Relay) -> ssl.SSLContext | None:
+    """The context for the relay's connections; None where it is never encrypted."""
+    if relay.tls == "none":
+        return None
+    context = ssl.create_default_context()
+    if not relay.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def wire_form(raw: bytes) -> bytes:
+    """The body as DATA carries it: CRLF throughout, dots doubled (RFC 5321 section 4.5.2), the final dot at its end.
+
+    A CR or LF of its own never goes out: a relay that took it for a line end could be made to see a second message.
+    """
+    if not raw.count(b"\r\n") == raw.count(b"\n") == raw.count(b"\r"):
+        raw = _LINE_END.sub(b"\r\n", raw)
+    if not raw.endswith(b"\r\n"):
+        raw += b"\r\n"
+    stuffed = raw.replace(b"\r\n.", b"\r\n..")
+    return (b"." if stuffed.startswith(b".") else b"") + stuffed + b".\r\n"
+
+
+def check_envelope(outgoing: Outgoing) -> None:
+    """DialogueError where an address cannot be said in SMTP without saying something else besides."""
+    null_sender = outgoing.mail_from == ""  # RFC 5321 section 4.5.5
+    if not (null_sender or _PATH.fullmatch(outgoing.mail_from)) or not _PATH.fullmatch(outgoing.rcpt_to):
+        raise DialogueError("mail", "not an address that SMTP can carry", outcome="failed")
+
+
+class Session:
+    """A connection that has been greeted, encrypted and authenticated as the relay wants it."""
+
+    def __init__(self, client: aiosmtplib.SMTP, relay: Relay) -> None:
+        self._client = client
+        self._relay = relay
+        # idle: between transactions · envelope: within one, and RSET leaves it · waiting: a reply is owed, or was lost
+        self._state: Literal["idle", "envelope", "waiting"] = "idle"
+        self.messages = 0  # transactions begun
+        self.idle_since = 0.0  # loop time; set when it is kept
+        peer = client.get_transport_info("peername")
+        self.remote = f"{relay.authority}/{peer[0]}" if peer else relay.authority
+        self.tls = client.get_transport_info("sslcontext") is not None
+
+    @property
+    def sound(self) -> bool:
+        """Whether both sides agree where they are, as far as this one knows."""
+        return self._state != "waiting" and self._client.is_connected
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether it has carried as many messages as one connection should."""
+        return self.messages >= self._relay.messages_per_connection
+
+    async def mail(self, outgoing: Outgoing, transcript: list[str]) -> None:
+        """Begin a transaction; one that was left unfinished is reset first."""
+        line = self._mail_line(outgoing)
+        if self._state == "envelope":
+            await self._expect_2xx("mail", b"RSET", transcript)
+        self.messages += 1
+        await self._expect_2xx("mail", line, transcript)
+
+    async def rcpt(self, outgoing: Outgoing, transcript: list[str]) -> None:
+        """Name the recipient."""
+        await self._expect_2xx("rcpt", f"RCPT TO:<{outgoing.rcpt_to}>".encode(), transcript)
+
+    async def data(self, outgoing: Outgoing, transcript: list[str]) -> aiosmtplib.SMTPResponse:
+        """Send the body; the 2xx reply to its final dot. Stage `dot` in an error means that the body was written."""
+        body = wire_form(outgoing.raw)
+        go_ahead = await self._say("data", b"DATA", transcript)
+        if go_ahead.code != 354:
+            raise DialogueError("data", go_ahead.message, code=go_ahead.code)
+        transcript.append(f"C: [{len(outgoing.raw)} octets]")
+        reply = await self._body(body)
+        transcript.append(_said(reply))
+        self._end_transaction()
+        if not 200 <= reply.code < 300:
+            raise DialogueError("dot", reply.message, code=reply.code)
+        return reply
+
+    async def quit(self) -> None:
+        """Close politely, if the peer answers soon; at once otherwise."""
+        try:
+            await self._client.quit(timeout=FAREWELL_SECONDS)
+        except (aiosmtplib.SMTPException, OSError):
+            pass
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once; what is still unsent is dropped, not flushed behind the verdict's back."""
+        _abort(self._client)
+
+    def _mail_line(self, outgoing: Outgoing) -> bytes:
+        words = [f"MAIL FROM:<{outgoing.mail_from}>"]
+        extensions = self._client.esmtp_extensions
+        if "size" in extensions:
+            words.append(f"SIZE={len(outgoing.raw)}")  # RFC 1870
+        if "8bitmime" in extensions and not outgoing.raw.isascii():
+            words.append("BODY=8BITMIME")  # RFC 6152
+        if outgoing.smtputf8 or not (outgoing.mail_from + outgoing.rcpt_to).isascii():
+            if "smtputf8" not in extensions:  # RFC 6531 section 3.2
+                raise DialogueError("mail", "the relay does not offer SMTPUTF8", outcome="failed")
+            words.append("SMTPUTF8")
+        return " ".join(words).encode()
+
+    async def _expect_2xx(self, stage: Stage, line: bytes, transcript: list[str]) -> None:
+        reply = await self._say(stage, line, transcript)
+        if not 200 <= reply.code < 300:
+            raise DialogueError(stage, reply.message, code=reply.code)
+
+    async def _say(self, stage: Stage, line: bytes, transcript: list[str]) -> aiosmtplib.SMTPResponse:
+        transcript.append(f"C: {line.decode()}")
+        self._state = "waiting"
+        try:
+            reply = await self._client.execute_command(line)
+        except aiosmtplib.SMTPException as error:
+            raise _broken(stage, error) from error
+        self._state = "envelope"
+        transcript.append(_said(reply))
+        return reply
+
+    async def _body(self, body: bytes) -> aiosmtplib.SMTPResponse:
+        self._state = "waiting"
+        protocol = self._client.protocol
+        if protocol is None:
+            raise DialogueError("data", "connection lost before the message was sent")
+        try:
+            protocol.write(body)  # writes nothing where it raises
+        except aiosmtplib.SMTPServerDisconnected as error:
+            raise _broken("data", error) from error
+        try:
+            return await protocol.read_response(timeout=self._relay.dot_seconds + len(body) / SLOWEST_LINK)
+        except aiosmtplib.SMTPException as error:
+            raise _broken("dot", error) from error
+
+    def _end_transaction(self) -> None:
+        """The dot was answered. A reply that came before all of the body had left leaves the line out of step."""
+        transport = self._client.transport
+        if isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size() == 0:
+            self._state = "idle"
+
+
+async def open_session(relay: Relay, context: ssl.SSLContext | None, transcript: list[str]) -> Session:
+    """Connect, greet, encrypt and authenticate; DialogueError with the stage that failed."""
+    client = aiosmtplib.SMTP(
+        hostname=relay.host,
+        port=relay.port,
+        local_hostname=relay.local_hostname,
+        timeout=relay.step_seconds,
+        use_tls=relay.tls == "implicit",
+        start_tls=False,
+        tls_context=context,
+    )
+    try:
+        await _connect(client, relay, transcript)
+        await _ehlo(client, transcript)
+        if relay.tls in {"starttls", "opportunistic"}:
+            await _starttls(client, relay, transcript)
+        if relay.username is not None:
+            await _authenticate(client, relay, transcript)
+        return Session(client, relay)
+    except aiosmtplib.SMTPServerDisconnected as error:  # between two steps
+        _abort(client)
+        raise _broken("ehlo", error) from error
+    except BaseException:
+        _abort(client)
+        raise
+
+
+async def _connect(client: aiosmtplib.SMTP, relay: Relay, transcript: list[str]) -> None:
+    transcript.append(f"* connecting to {relay.authority}")
+    try:
+        transcript.append(_said(await client.connect()))
+    except aiosmtplib.SMTPResponseException as error:
+        transcript.append(f"S: {error.code} {error.message}")
+        raise _broken("greeting", error) from error
+    except aiosmtplib.SMTPException as error:
+        raise _tls_fault(error.__cause__) or _broken("connect", error) from error
+
+
+async def _ehlo(client: aiosmtplib.SMTP, transcript: list[str]) -> None:
+    transcript.append(f"C: EHLO {client.local_hostname}")
+    try:
+        transcript.append(_said(await client.ehlo()))
+    except aiosmtplib.SMTPException as error:
+        raise _broken("ehlo", error) from error
+
+
+async def _starttls(client: aiosmtplib.SMTP, relay: Relay, transcript: list[str]) -> None:
+    """Encrypt. `opportunistic` goes on in the clear where the relay does not offer it or says no; never with AUTH."""
+    required = relay.tls == "starttls" or relay.username is not None
+    if not client.supports_extension("starttls"):
+        if required:
+            raise DialogueError("tls", "the relay does not offer STARTTLS", outcome="provider_fault")
+        return
+    transcript.append("C: STARTTLS")
+    try:
+        transcript.append(_said(await client.starttls()))
+    except aiosmtplib.SMTPResponseException as error:
+        transcript.append(f"S: {error.code} {error.message}")
+        if required:
+            raise _broken("tls", error) from error
+        return
+    except (aiosmtplib.SMTPException, OSError) as error:
+        raise _tls_fault(error) or _broken("tls", error) from error
+    await _ehlo(client, transcript)  # RFC 3207 section 4.2: what was said before is forgotten
+
+
+async def _authenticate(client: aiosmtplib.SMTP, relay: Relay, transcript: list[str]) -> None:
+    mechanism = next((name for name in ("plain", "login") if name in client.server_auth_methods), None)
+    if mechanism is None:
+        raise DialogueError("auth", "the relay offers neither AUTH PLAIN nor AUTH LOGIN", outcome="provider_fault")
+    transcript.append(f"C: AUTH {mechanism.upper()} ****")
+    authenticate = client.auth_plain if mechanism == "plain" else client.auth_login
+    try:
+        transcript.append(_said(await authenticate(relay.username or "", relay.password)))
+    except aiosmtplib.SMTPException as error:
+        raise _broken("auth", error) from error
+
+
+def _abort(client: aiosmtplib.SMTP) -> None:
+    if isinstance(client.transport, asyncio.WriteTransport):
+        client.transport.abort()
+    client.close()
+
+
+def _said(reply: aiosmtplib.SMTPResponse) -> str:
+    return f"S: {reply.code} {reply.message}"
+
+
+def _tls_fault(error: BaseException | None) -> DialogueError | None:
+    """A handshake that ended in disagreement is the relay's or its URL's fault; one that broke off is not."""
+    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return None
+    reason = getattr(error, "verify_message", "") or error.reason or "handshake failed"
+    return DialogueError("tls", f"TLS: {reason}", outcome="provider_fault")
+
+
+def _broken(stage: Stage, error: Exception) -> DialogueError:
+    """What aiosmtplib raised, as an end at `stage`; it says -1 for a reply that is none."""
+    if isinstance(error, aiosmtplib.SMTPResponseException) and error.code >= 0:
+        return DialogueError(stage, error.message, code=error.code)
+    text = error.message if isinstance(error, aiosmtplib.SMTPResponseException) else str(error)
+    where = "after the final dot" if stage == "dot" else f"at {stage.upper()}"
+    return DialogueError(stage, f"{text or type(error).__name__} ({where})")

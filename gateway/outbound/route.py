@@ -1,0 +1,138 @@
+"""Which way a message goes: the own domains stay here, everything else tries the providers of OUTBOUND in order.
+
+A provider with trouble of its own is passed over for the next one, and left alone for a while by a circuit breaker.
+No other verdict is a reason to try the next: a refusal is a refusal, and what may have been taken is not sent twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Provider, Verdict
+
+log = structlog.get_logger(__name__)
+
+OPEN_SECONDS: Final = 30.0  # how long a circuit stays open; then one message tries
+FAILURES_TO_OPEN: Final = 5  # in a row, of those that may be one message's doing or pass by themselves
+_BEFORE_MAIL: Final = frozenset({"connect", "greeting", "ehlo", "tls", "auth"})  # no message was mentioned yet
+
+IsCustomDomain = Callable[[str], Awaitable[bool]]  # whether an account receives mail for the domain here
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Try:
+    """One provider's answer."""
+
+    provider: str  # its name; empty where none could be tried
+    verdict: Verdict
+
+
+class Circuit:
+    """Closed: messages pass. Open: none does. After 30 s half-open: one passes each 30 s, until one gets through.
+
+    A fault before any message was mentioned opens it at once. Failures to reach the provider, and faults that a
+    single sender may have brought about, open it when they come five times in a row: else one tenant's refused
+    sender would stop everybody's mail.
+    """
+
+    def __init__(self, provider: Provider, clock: Callable[[], float]) -> None:
+        self.provider = provider
+        self._clock = clock
+        self._failures = 0  # in a row
+        self._open_until: float | None = None  # by the clock; None = closed
+
+    def admits(self) -> bool:
+        """Whether a message may try now. Where the circuit is half-open, asking takes the one place."""
+        if self._open_until is None:
+            return True
+        if self._clock() < self._open_until:
+            return False
+        self._open_until = self._clock() + OPEN_SECONDS
+        return True
+
+    def record(self, verdict: Verdict) -> None:
+        """Open or close it by what came of a message."""
+        before_mail = verdict.stage is None or verdict.stage in _BEFORE_MAIL
+        fault = verdict.outcome == "provider_fault"
+        if not fault and not (verdict.outcome == "deferred" and before_mail):
+            self._failures, self._open_until = 0, None
+            return
+        self._failures += 1
+        if (fault and before_mail) or self._failures >= FAILURES_TO_OPEN or self._open_until is not None:
+            log.warning("provider left alone", provider=self.provider.name, stage=verdict.stage, code=verdict.code)
+            self._open_until = self._clock() + OPEN_SECONDS
+
+    def opens_again_in(self) -> float:
+        """Seconds until a message may try; 0 where one may now."""
+        return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
+
+
+class Router:
+    """Knows the providers and their state in this process."""
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        own_domains: Iterable[str],  # settings.mail_domains; "*" is no domain to send to
+        local: Provider,
+        *,
+        is_custom_domain: IsCustomDomain | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._circuits = tuple(Circuit(provider, clock) for provider in providers)
+        self._own_domains = frozenset(_normal(domain) for domain in own_domains if domain != "*")
+        self._local = Circuit(local, clock)
+        self._is_custom_domain = is_custom_domain
+
+    async def providers_for(self, rcpt_to: str) -> tuple[Provider, ...]:
+        """Those to try for a recipient, in order, whatever the state of their circuits."""
+        return tuple(circuit.provider for circuit in await self._circuits_for(rcpt_to))
+
+    async def send(self, outgoing: Outgoing, *, about_to_commit: AboutToCommit | None = None) -> tuple[Try, ...]:
+        """Try the providers until one is not itself at fault; never empty, and the last one decides.
+
+        `about_to_commit` may be awaited once for each. Where the last verdict is `provider_fault` nobody took the
+        message and nobody refused it: it waits, as if deferred.
+        """
+        tries: list[Try] = []
+        circuits = await self._circuits_for(outgoing.rcpt_to)
+        for circuit in circuits:
+            if not circuit.admits():
+                continue
+            verdict = await circuit.provider.send(outgoing, about_to_commit=about_to_commit)
+            if circuit is not self._local:
+                circuit.record(verdict)
+            tries.append(Try(provider=circuit.provider.name, verdict=verdict))
+            if verdict.outcome != "provider_fault":
+                break
+        return tuple(tries) or (Try(provider="", verdict=_nobody(circuits)),)
+
+    async def close(self) -> None:
+        """Close every provider."""
+        for circuit in (*self._circuits, self._local):
+            await circuit.provider.close()
+
+    async def _circuits_for(self, rcpt_to: str) -> tuple[Circuit, ...]:
+        return (self._local,) if await self._is_own(_normal(rcpt_to.rpartition("@")[2])) else self._circuits
+
+    async def _is_own(self, domain: str) -> bool:
+        if domain in self._own_domains:
+            return True
+        return self._is_custom_domain is not None and await self._is_custom_domain(domain)
+
+
+def _normal(domain: str) -> str:
+    return domain.lower().rstrip(".")
+
+
+def _nobody(circuits: Sequence[Circuit]) -> Verdict:
+    now = datetime.now(UTC)
+    wait = min((circuit.opens_again_in() for circuit in circuits), default=None)
+    reply = "no provider is configured (OUTBOUND)" if wait is None else "every provider is being left alone"
+    return Verdict(outcome="deferred", reply=reply, started_at=now, finished_at=now, retry_after=wait)
