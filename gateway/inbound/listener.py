@@ -1,0 +1,208 @@
+"""A listening SMTP port: its sockets, how many may come in, and how it stops.
+
+Sockets are bound by the parent (`bind`) and handed to each process, which opens a `Listener` on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Sequence
+
+import prometheus_client
+import structlog
+
+from gateway.errors import ConfigurationError
+from gateway.inbound import protocol
+from gateway.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# listener: "inbound", "submission", as named by whoever opened it
+OPEN = prometheus_client.Gauge("postroom_smtp_connections_open", "SMTP connections open now", ["listener"])
+# outcome: "taken", "full" (all of them), "full_address" (the client's own), "draining"
+ARRIVED = prometheus_client.Counter("postroom_smtp_connections", "SMTP connections made", ["listener", "outcome"])
+
+BACKLOG = 1024  # connections the kernel may hold until they are accepted
+
+FULL = "421 4.7.0 Too many connections, try again later"
+FULL_ADDRESS = "421 4.7.0 Too many connections from your address, try again later"
+
+
+def bind(host: str, port: int, purpose: str) -> socket.socket:
+    """A listening TCP socket; port 0 draws a free one. ConfigurationError where the port is taken or may not be had.
+
+    It listens at once and without SO_REUSEPORT: only so is a taken port refused to whoever comes second. `purpose`
+    says in the error what the port was for, such as "inbound SMTP".
+    """
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, number)
+    except OSError as error:
+        raise _cannot_bind(host, port, purpose, error) from error
+    try:
+        _listen(bound, address)
+    except OSError as error:
+        bound.close()
+        raise _cannot_bind(host, port, purpose, error) from error
+    return bound
+
+
+def _listen(bound: socket.socket, address: tuple[object, ...]) -> None:
+    bound.setblocking(False)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not kept waiting by closed connections of before
+    if bound.family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+    bound.bind(address)
+    bound.listen(BACKLOG)
+
+
+def _cannot_bind(host: str, port: int, purpose: str, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"cannot listen on {host or '*'}:{port} for {purpose}: {error.strerror or error}")
+
+
+def budget(settings: Settings) -> protocol.Budget:
+    """This process's share of the bytes in flight; at least what one message of the largest size takes to arrive."""
+    share = settings.inbound_bytes_in_flight // settings.web_concurrency
+    return protocol.Budget(max(share, 2 * settings.max_message_bytes))
+
+
+async def open(
+    sockets: Sequence[socket.socket],
+    desk: protocol.Desk,
+    settings: Settings,
+    tls_context: ssl.SSLContext | None,
+    *,
+    name: str = "inbound",
+    session: type[protocol.InboundSMTP] = protocol.InboundSMTP,
+    bytes_in_flight: protocol.Budget | None = None,
+    limits: protocol.Limits | None = None,
+) -> Listener:
+    """Starts answering on sockets that are bound already.
+
+    `name` is the metrics' label, `session` the class that speaks; listeners of one process share `bytes_in_flight`.
+    """
+    service = protocol.Service(
+        desk=desk,
+        limits=limits or protocol.Limits.of(settings),
+        budget=bytes_in_flight or budget(settings),
+        hostname=settings.hostname,
+        tls_context=tls_context,
+        listener=name,
+    )
+    opened = Listener(service, _share(settings, "smtp_max_connections"), _share(settings, _PER_ADDRESS))
+    await opened.start(sockets, session)
+    return opened
+
+
+_PER_ADDRESS = "smtp_max_connections_per_address"
+
+
+def _share(settings: Settings, name: str) -> int:
+    return max(1, int(getattr(settings, name)) // settings.web_concurrency)
+
+
+class Listener:
+    """One port of one process. `close`, then `drain`, ends it."""
+
+    def __init__(self, service: protocol.Service, connections: int, connections_per_address: int) -> None:
+        self.service = service
+        self.sessions: set[protocol.InboundSMTP] = set()
+        self._connections = connections
+        self._per_address = connections_per_address
+        self._from: collections.Counter[str] = collections.Counter()  # sessions by client network; no zeros
+        self._servers: list[asyncio.Server] = []
+        self._changed = asyncio.Event()  # a session or a commit ended
+        self._open = OPEN.labels(service.listener)
+        service.arrive, service.depart = self._arrive, self._depart
+
+    async def start(self, sockets: Sequence[socket.socket], session: type[protocol.InboundSMTP]) -> None:
+        loop = asyncio.get_running_loop()
+        for bound in sockets:
+            self._servers.append(await loop.create_server(lambda: session(self.service), sock=bound, backlog=BACKLOG))
+
+    def close(self) -> None:
+        """Takes no more connections; those that are there go on."""
+        for server in self._servers:
+            server.close()
+
+    async def drain(self, seconds: float) -> None:
+        """Ends every session: idle ones at once with 421, the others after their message or after `seconds`.
+
+        Commits that are still under way then are left to themselves, and logged.
+        """
+        self.close()
+        self.service.draining = True
+        for session in tuple(self.sessions):
+            session.retire()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._quiet()
+        for session in tuple(self.sessions):
+            session.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._closed()
+        if self.service.commits:
+            log.warning("deliveries not ended in time", listener=self.service.listener, count=len(self.service.commits))
+
+    async def _quiet(self) -> None:
+        while self.sessions or self.service.commits:
+            if self.service.commits:
+                await asyncio.wait(self.service.commits)
+            else:
+                await self._departure()
+
+    async def _closed(self) -> None:
+        while self.sessions:
+            await self._departure()
+        for server in self._servers:
+            await server.wait_closed()
+
+    async def _departure(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    # Who comes and goes
+
+    def _arrive(self, session: protocol.InboundSMTP) -> str | None:
+        """The reply that turns the connection away, or None where it is counted in."""
+        outcome, reply = self._judge(session)
+        ARRIVED.labels(self.service.listener, outcome).inc()
+        if reply is None:
+            self._from[_network(session.remote_ip)] += 1
+            self.sessions.add(session)
+            self._open.inc()
+        return reply
+
+    def _judge(self, session: protocol.InboundSMTP) -> tuple[str, str | None]:
+        if self.service.draining:
+            return "draining", protocol.SHUTTING_DOWN
+        if len(self.sessions) >= self._connections:
+            return "full", FULL
+        if self._from[_network(session.remote_ip)] >= self._per_address:
+            return "full_address", FULL_ADDRESS
+        return "taken", None
+
+    def _depart(self, session: protocol.InboundSMTP) -> None:
+        network = _network(session.remote_ip)
+        self._from[network] -= 1
+        if not self._from[network]:
+            del self._from[network]
+        self.sessions.discard(session)
+        self._open.dec()
+        self._changed.set()
+
+
+def _network(address: str) -> str:
+    """What one client is counted by: its IPv4 address, or the /64 that an IPv6 one is given."""
+    if ":" not in address:
+        return address
+    packed = ipaddress.IPv6Address(address).packed
+    return packed[:8].hex()
