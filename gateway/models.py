@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
@@ -28,6 +28,7 @@ Scope = Literal["mailboxes", "send", "inbound", "read", "admin"]
 SCOPES: Final[frozenset[str]] = frozenset(("mailboxes", "send", "inbound", "read", "admin"))
 
 T = TypeVar("T")
+MAX_SEQ_DIGITS: Final = 18  # so that it fits into a bigint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,3 +153,20 @@ class Cursor(Generic[T]):
             return self._adapter.validate_json(base64.b64decode(padded, altchars=b"-_", validate=True))
         except (binascii.Error, UnicodeEncodeError, ValidationError):
             raise errors.invalid("cursor", "not a cursor that this list gave") from None
+
+
+Row = TypeVar("Row")
+
+
+def page(rows: Sequence[Row], limit: int, show: Callable[[Row], T], cursor: Callable[[Row], str]) -> Page[T]:
+    """One page of `rows`, of which one more than `limit` was asked for to know whether there are more."""
+    shown, has_more = rows[:limit], len(rows) > limit
+    next_cursor = cursor(shown[-1]) if has_more else None
+    return Page(data=[show(row) for row in shown], has_more=has_more, next_cursor=next_cursor)
+
+
+def seq(cursor: str, field: str) -> int:
+    """An event cursor's number. ValidationFailed on `field` for anything else."""
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= MAX_SEQ_DIGITS):
+        raise errors.invalid(field, "not a cursor")
+    return int(cursor)

@@ -23,10 +23,17 @@ class Settings(BaseSettings):
 
     # Servers that Postroom uses
     database_url: str = Field("", description="Postgres, as libpq reads it: postgresql://user:pass@host:5432/db")
-    database_unsafe: bool = Field(False, description="Start even where fsync or full_page_writes is off (mail can be lost)")
+    database_unsafe: bool = Field(
+        False, description="Start even where fsync or full_page_writes is off (mail can be lost)"
+    )
     db_pool_size: int = Field(10, ge=2, le=200, description="Postgres connections of one process")
-    redis_url: str = Field("", description="Redis or Valkey: redis://, rediss:// or unix://; empty = poll Postgres instead")
-    redis_tls_verify: bool = Field(True, description="Check the server's certificate on rediss:// (off for a private CA)")
+    redis_url: str = Field(
+        "", description="Redis or Valkey: redis://, rediss:// or unix://; empty = poll Postgres instead"
+    )
+    redis_namespace: str = Field("postroom", pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="Prefix of all names in Redis")
+    redis_tls_verify: bool = Field(
+        True, description="Check the server's certificate on rediss:// (off for a private CA)"
+    )
 
     # What listens
     host: str = Field("0.0.0.0", description="Address of the HTTP listener")  # noqa: S104 - a server's default
@@ -34,8 +41,12 @@ class Settings(BaseSettings):
     web_concurrency: int = Field(1, ge=1, le=64, description="Web processes; per-process caps are divided by it")
     smtp_host: str = Field("0.0.0.0", description="Address of the SMTP listeners")  # noqa: S104 - a server's default
     smtp_port: int | None = Field(None, ge=0, le=65535, description="Port of the inbound SMTP listener; unset = none")
-    submission_port: int | None = Field(None, ge=0, le=65535, description="Port of the submission listener; unset = none")
-    smtp_hostname: str = Field("", description="Name said in the SMTP banner and in EHLO; empty = first of MAIL_DOMAINS")
+    submission_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the submission listener; unset = none"
+    )
+    smtp_hostname: str = Field(
+        "", description="Name said in the SMTP banner and in EHLO; empty = first of MAIL_DOMAINS"
+    )
     tls_cert_file: str = Field("", description="Certificate chain (PEM) for STARTTLS; empty = STARTTLS is not offered")
     tls_key_file: str = Field("", description="Private key (PEM) of TLS_CERT_FILE")
 
@@ -64,7 +75,9 @@ class Settings(BaseSettings):
     void_max_bytes: int = Field(268_435_456, ge=0, description="Stored bytes of dropped mail; over it, empty contents")
 
     # Mail out
-    outbound: Words = Field((), description="Provider URLs in order of preference: smtp://user:pass@host:587?tls=starttls …")
+    outbound: Words = Field(
+        (), description="Provider URLs in order of preference: smtp://user:pass@host:587?tls=starttls …"
+    )
     max_queued: int = Field(100_000, ge=1, description="E-mails of one account that may wait; more hear 429")
     retry_schedule: Words = Field(
         ("30", "120", "600", "1800", "3600", "7200", "14400", "28800", "57600"),
@@ -76,7 +89,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5, gt=0, description="How often a worker renews its claims")
     outbound_concurrency: int = Field(50, ge=1, description="Deliveries under way at once in one worker")
     outbound_timeout_seconds: float = Field(60, gt=0, description="Each step of an SMTP dialogue, but for the last")
-    outbound_data_timeout_seconds: float = Field(600, gt=0, description="The reply to the final dot (RFC 5321 4.5.3.2.6)")
+    outbound_data_timeout_seconds: float = Field(
+        600, gt=0, description="The reply to the final dot (RFC 5321 4.5.3.2.6)"
+    )
 
     # Telling
     event_retention_seconds: int = Field(604_800, ge=432_000, description="How long events are kept (at least 5 days)")
@@ -90,8 +105,12 @@ class Settings(BaseSettings):
     )
 
     # Operating
-    secret_key: SecretStr = Field(SecretStr(""), description="Derives tokens, keys and webhook secrets; required outside dev")
-    metrics_token: SecretStr = Field(SecretStr(""), description="Bearer token for /metrics; empty = an admin key is needed")
+    secret_key: SecretStr = Field(
+        SecretStr(""), description="Derives tokens, keys and webhook secrets; required outside dev"
+    )
+    metrics_token: SecretStr = Field(
+        SecretStr(""), description="Bearer token for /metrics; empty = an admin key is needed"
+    )
     drain_seconds: float = Field(25, ge=0, description="Time that running work has to end after SIGTERM")
     expiry_interval_seconds: float = Field(60, gt=0, description="How often expired mailboxes are marked")
     sweep_interval_seconds: float = Field(1, gt=0, description="How often workers look for work that lost its nudge")

@@ -324,7 +324,7 @@ def _recipient(given: str) -> Recipient | None:
         parsed = address.recipient(given)
     except address.InvalidAddress:
         return None
-    bare = parsed.without_tag()
+    bare = parsed.without_tag
     return Recipient(given=given, address=bare.canonical, domain=bare.ascii_domain, tag=parsed.tag)
 
 
@@ -339,29 +339,31 @@ def _parse_fast(raw: bytes) -> parse.Parsed | None:
 
 def _reading(parsed: parse.Parsed, incoming: Incoming) -> Reading:
     sender = parsed.from_
+    thread_id = _thread(parsed, incoming.receipt_id)
+    found = extract.everything(parsed.subject, parsed.text, parsed.html)
     shown = {
         "from": {"name": sender.name if sender else None, "address": sender.address if sender else None},
         "to": [{"name": to.name, "address": to.address} for to in parsed.to],
         "subject": parsed.subject,
-        "snippet": extract.snippet(parsed.text, parsed.html),
+        "snippet": found.snippet,
         "size": len(incoming.raw),
         "seen": False,
         "labels": [],
         "attachment_count": len(parsed.attachments),
-        "codes": extract.codes(parsed.subject, parsed.text, parsed.html),
-        "thread_id": _thread(parsed, incoming.receipt_id),
+        "codes": found.codes,
+        "thread_id": thread_id,
     }
     return Reading(
         from_name=sender.name if sender else None,
         from_address=sender.address if sender else None,
         recipients=_encode(shown["to"]).decode(),
         subject=parsed.subject,
-        snippet=shown["snippet"],
-        codes=_encode(shown["codes"]).decode(),
-        links=_encode(extract.links(parsed.text, parsed.html)).decode(),
+        snippet=found.snippet,
+        codes=_encode(found.codes).decode(),
+        links=_encode(found.links).decode(),
         attachment_count=len(parsed.attachments),
         message_id=parsed.message_id,
-        thread_id=shown["thread_id"],
+        thread_id=thread_id,
         parse=parsed.status,
         warnings=_encode(parsed.warnings).decode(),
         tail=_encode(shown).decode()[1:],

@@ -1,7 +1,7 @@
 """The event log as it grows, for everybody in this process who listens.
 
 One tail an account: a task that reads what is new from Postgres when somebody says "look again", and hands it to
-the account's subscriptions in the log's order. Who says so: this process after its own commits, other processes by Redis,
+One tail an account: a task that reads what is new from Postgres when somebody says "look again", and hands it to
 and a poll of the watched accounts' heads once a second, so that nothing depends on Redis. The log is the truth; a
 subscription that falls behind is told so and resumes by its cursor, from the log.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -48,12 +48,13 @@ class Told:
 class Subscription:
     """What one listener has not read yet. Made by Live.subscribe."""
 
-    __slots__ = ("_buffer", "_limit", "_waiter", "cursor", "lagging", "wanted")
+    __slots__ = ("_buffer", "_limit", "_waiter", "cursor", "lagging", "on_lagging", "wanted")
 
     def __init__(self, wanted: events.Filter, cursor: int, limit: int) -> None:
         self.wanted = wanted
         self.cursor = cursor  # seq up to which everything has been looked at
         self.lagging = False
+        self.on_lagging: Callable[[], None] | None = None  # told at once, for who hangs in a send
         self._limit = limit
         self._buffer: deque[Told] | None = None  # None = empty: most streams are idle most of the time
         self._waiter: asyncio.Future[None] | None = None
@@ -65,12 +66,19 @@ class Subscription:
         if self._buffer is None:
             self._buffer = deque()
         if len(self._buffer) >= self._limit:
-            self.lagging = True
-            self._buffer = None
             CUT.inc()
+            self.end()
         else:
             self._buffer.append(told)
+            self.wake()
+
+    def end(self) -> None:
+        """No more from here: the subscriber resumes by its cursor, later or elsewhere."""
+        self.lagging = True
+        self._buffer = None
         self.wake()
+        if self.on_lagging is not None:
+            self.on_lagging()
 
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -127,6 +135,10 @@ class _Tail:
         if self._task is not None:
             self._task.cancel()
 
+    def end(self) -> None:
+        for subscription in [s for subscriptions in self._subscriptions.values() for s in subscriptions]:
+            subscription.end()
+
     def add(self, subscription: Subscription) -> None:
         self._subscriptions[subscription.wanted.mailbox_id].add(subscription)
 
@@ -179,14 +191,20 @@ class Live:
         self._buffer_events = buffer_events
         self._tails: dict[UUID, _Tail] = {}
         self._poller: asyncio.Task[None] | None = None
-        self._closed = False
+        self.closed = False  # the process ends; subscriptions are cut and resume elsewhere
 
     def open(self) -> None:
         self._poller = asyncio.create_task(self._poll())
 
+    def end(self) -> None:
+        """End all subscriptions, as the process is about to."""
+        self.closed = True
+        for tail in list(self._tails.values()):
+            tail.end()
+
     async def close(self) -> None:
-        """End everything; subscriptions that wait see themselves lagging and resume elsewhere by cursor."""
-        self._closed = True
+        """End everything."""
+        self.end()
         tasks = [task for task in (self._poller,) if task is not None]
         for task in tasks:
             task.cancel()
@@ -211,6 +229,8 @@ class Live:
     ) -> AsyncIterator[Subscription]:
         """Everything wanted behind `cursor` (None = from now on). Without a gap: what the log held when the
         subscription began is read by `catch_up`, everything after it is handed over by the tail."""
+        if self.closed:
+            raise Unavailable("The server is restarting; try again.", retry_after=1)
         async with self._tail(account_id) as tail:
             subscription = Subscription(wanted, tail.cursor if cursor is None else cursor, self._buffer_events)
             tail.add(subscription)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from uuid import UUID
 
+from gateway.errors import Unavailable
 from gateway.mail import parse
-from gateway.notify.live import Live
+from gateway.notify.live import Lagging, Live
 from gateway.storage import db, events, messages
 
 PAGE: Final = 50  # messages looked at at once
@@ -63,6 +64,8 @@ async def wait(
                         return outcome
     except TimeoutError:
         return outcome
+    except Lagging:
+        raise Unavailable("The server is restarting; try again.", retry_after=1) from None
 
 
 async def _present(

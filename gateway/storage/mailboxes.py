@@ -119,6 +119,12 @@ async def get(connection: db.Connection, account_id: UUID, mailbox_id: UUID, *, 
     return Mailbox.from_row(row) if row else None
 
 
+async def cursor(connection: db.Connection, account_id: UUID, mailbox_id: UUID) -> int:
+    """Where the mailbox's events begin, whether or not it still is."""
+    found: int = await sql.cursor.value(connection, account_id=account_id, id=mailbox_id)
+    return found
+
+
 async def id_of(connection: db.Connection, account_id: UUID, address: str) -> UUID | None:
     """The newest mailbox that had the address."""
     found: UUID | None = await sql.by_address.value(connection, account_id=account_id, address=address)

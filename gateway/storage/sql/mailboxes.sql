@@ -38,6 +38,10 @@ from mailboxes m
 where m.account_id = :account_id and m.id = :id and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
 
+-- cursor: seq of its mailbox.created; where that is forgotten, of what the log begins behind
+select coalesce((select e.seq from events e where e.account_id = :account_id and e.mailbox_id = :id and e.type = 'mailbox.created' order by e.seq limit 1),
+  (select o.seq - 1 from events o where o.account_id = :account_id order by o.seq limit 1), 0)
+
 -- by_address: the newest mailbox that had the address
 select m.id from mailboxes m
 where m.account_id = :account_id and m.address = :address and m.deleted_at is null order by m.id desc limit 1

@@ -1,0 +1,123 @@
+"""The one place where the house is wired: resources are opened in order, handed to what needs them, closed in reverse.
+
+A `Gateway` is what one process holds. The web process adds listeners and routes to it (gateway.app), the worker process
+its loops (workers.main); neither is known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from uuid import UUID
+
+import structlog
+
+from gateway import tokens
+from gateway.errors import ConfigurationError, Unavailable
+from gateway.inbound.parsing import ParsingPool
+from gateway.inbound.receive import Reception
+from gateway.notify import nudges
+from gateway.notify.live import Live
+from gateway.outbound.send import Outbox
+from gateway.settings import Settings, require_secret_key
+from gateway.storage import db, migrate
+
+log = structlog.get_logger(__name__)
+
+DELIVER = "deliver"  # the job that says: this account has somebody to write to
+
+
+class Gateway:
+    """Everything that a process of Postroom holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keyring = tokens.Keyring(require_secret_key(settings))
+        self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
+        self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
+        self.parsing = ParsingPool()
+        self.nudger = nudges.Nudger(
+            settings.redis_url, tls_verify=settings.redis_tls_verify, namespace=settings.redis_namespace
+        )
+        self._listener = nudges.Listener(
+            settings.redis_url,
+            on_nudge=self.live.poke,
+            on_reconnect=self.live.poke_all,
+            tls_verify=settings.redis_tls_verify,
+            namespace=settings.redis_namespace,
+        )
+        self.reception = Reception(self.database, settings, self.parsing, told=self.tell)
+        self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
+
+    def tell(self, account_ids: Iterable[UUID]) -> None:
+        """These accounts' logs have grown: whoever listens, here or in another process, looks again."""
+        grown = list(account_ids)
+        self.live.poke(grown)
+        self.nudger.tell(grown)
+
+    async def listen(self) -> None:
+        """Hear of what other processes commit, until cancelled."""
+        await self._listener.run()
+
+    @property
+    def redis_state(self) -> str:
+        """For people: "off" (no REDIS_URL), "connected", or "away" (everything works, told within a second)."""
+        if not self.settings.redis_url:
+            return "off"
+        return "connected" if self._listener.connected else "away"
+
+    def nudge_deliveries(self, account_ids: Iterable[UUID]) -> None:
+        """These accounts have somebody to write to now."""
+        for account_id in account_ids:
+            self.nudger.nudge(DELIVER, account_id)
+
+    async def check_database(self) -> None:
+        """Refuse a server that may lose what it has confirmed. One that is away is waited for while serving."""
+        try:
+            async with self.database.connection() as connection:
+                lacking = await db.durability(connection)
+        except Unavailable:
+            log.warning("database away at start")
+            return
+        if lacking and not self.settings.database_unsafe:
+            raise ConfigurationError(
+                f"Postgres runs with {' and '.join(lacking)} off: confirmed mail could be lost in a power cut. "
+                "Turn it on, or set DATABASE_UNSAFE=true if that does not matter."
+            )
+
+    async def problems(self) -> list[str]:
+        """What keeps this process from working; empty = ready."""
+        try:
+            async with self.database.connection() as connection:
+                missing = await migrate.lacking(connection)
+                lacking = await db.durability(connection)
+        except Unavailable as error:
+            return [error.message]
+        found = [f"database lacks migration {name}" for name in missing]
+        if not self.settings.database_unsafe:
+            found += [f"Postgres runs with {name} off" for name in lacking]
+        return found
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Gateway]:
+    """A gateway at work; closing waits for what is being committed."""
+    gateway = Gateway(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        await gateway.database.open()
+        stack.push_async_callback(gateway.database.close)
+        await gateway.check_database()
+        stack.push_async_callback(gateway.nudger.close)
+        stack.push_async_callback(gateway.parsing.close)
+        gateway.live.open()
+        stack.push_async_callback(gateway.live.close)
+        stack.push_async_callback(_end, asyncio.create_task(gateway.listen()))
+        stack.push_async_callback(gateway.outbox.drain)
+        stack.push_async_callback(gateway.reception.drain)
+        yield gateway
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,141 @@
+"""/v1/api-keys: an account's keys. A key is told once, when it is made; stored is only its hash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+from uuid_utils.compat import uuid7
+
+from gateway import errors, models, tokens
+from gateway.lifecycle import Gateway
+from gateway.mail import address
+from gateway.models import Caller, Input, ListQuery, Output, Page, Scope, Time
+from gateway.storage import accounts, idempotency
+from gateway.web import api, once
+
+CREATE: Final = "POST /v1/api-keys"
+_cursors: Final[models.Cursor[tuple[UUID]]] = models.Cursor(tuple[UUID])
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class NewKey(Input):
+    """What a key may do."""
+
+    name: Name
+    scopes: list[Scope] = Field(min_length=1, max_length=5)
+    domains: list[str] = Field(default_factory=list, max_length=100, description="Sender domains; none = all")
+    expires_at: Time | None = None
+
+
+class Key(Output):
+    """A key's description."""
+
+    id: UUID
+    name: str
+    scopes: list[Scope]
+    domains: list[str]
+    expires_at: Time | None
+    created_at: Time
+
+
+class CreatedKey(Key):
+    """A new key, with the key itself, which is shown this once."""
+
+    key: str
+
+
+class Keys:
+    """The operations."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._turns = once.Turns()
+
+    def operations(self) -> Sequence[api.Operation]:
+        common: dict[str, Any] = {"scope": "admin", "tags": ["Keys"]}
+        return [
+            api.op("POST", "/api-keys", self.create, status=201, idempotent=True, returns=CreatedKey, **common),
+            api.op("GET", "/api-keys", self.list, **common),
+            api.op("GET", "/api-keys/{id}", self.get, **common),
+            api.op("DELETE", "/api-keys/{id}", self.revoke, **common),
+        ]
+
+    async def create(
+        self, caller: Caller, body: NewKey, idempotency_key: str | None, fingerprint: bytes | None
+    ) -> models.Answer:
+        """Make a key of the caller's account."""
+        wish = once.wish(CREATE, idempotency_key, fingerprint)
+        async with self._turns.turn(caller.account_id, wish):
+            answer, replayed = await self._create(caller.account_id, wish, body)
+        key = self._gateway.keyring.api_key(UUID(answer["id"]))
+        return once.answered(201, {**answer, "key": key}, replayed=replayed)
+
+    async def _create(
+        self, account_id: UUID, wish: idempotency.Once | None, body: NewKey
+    ) -> tuple[dict[str, Any], bool]:
+        key_id = uuid7()
+        async with self._gateway.database.transaction() as connection:
+            if wish is not None:
+                seconds = self._gateway.settings.idempotency_seconds
+                first = await idempotency.claim(connection, account_id, wish, status=201, answer={}, seconds=seconds)
+                if first is not None:
+                    return first.answer, True
+            await accounts.create_key(
+                connection,
+                account_id,
+                id=key_id,
+                hash=tokens.hash_token(self._gateway.keyring.api_key(key_id)),
+                name=body.name,
+                scopes=body.scopes,
+                domains=[_domain(index, name) for index, name in enumerate(body.domains)],
+                expires_at=body.expires_at,
+            )
+            key = await accounts.key(connection, account_id, key_id)
+            answer = _shown(key).model_dump(mode="json") if key else {}
+            if wish is not None:
+                await idempotency.keep(connection, account_id, wish, answer)
+        return answer, False
+
+    async def list(self, caller: Caller, query: ListQuery) -> Page[Key]:
+        """The account's keys that are not revoked, newest first."""
+        before = _cursors.decode(query.cursor)[0] if query.cursor else None
+        async with self._gateway.database.connection() as connection:
+            found = await accounts.keys(connection, caller.account_id, before=before, limit=query.limit + 1)
+        return models.page(found, query.limit, _shown, lambda key: _cursors.encode((key.id,)))
+
+    async def get(self, caller: Caller, id: UUID) -> Key:
+        """One key's description."""
+        async with self._gateway.database.connection() as connection:
+            key = await accounts.key(connection, caller.account_id, id)
+        if key is None or key.revoked_at is not None:
+            raise errors.NotFound
+        return _shown(key)
+
+    async def revoke(self, caller: Caller, id: UUID) -> None:
+        """The key is worth nothing any more, within a second."""
+        async with self._gateway.database.transaction() as connection:
+            if not await accounts.revoke_key(connection, caller.account_id, id):
+                raise errors.NotFound
+
+
+def _domain(index: int, name: str) -> str:
+    try:
+        return address.parse(f"postmaster@{name}").ascii_domain
+    except address.InvalidAddress:
+        raise errors.invalid(f"domains[{index}]", "not a domain") from None
+
+
+def _shown(key: accounts.Key) -> Key:
+    return Key.model_validate(
+        {
+            "id": key.id,
+            "name": key.name,
+            "scopes": list(key.scopes),
+            "domains": list(key.domains),
+            "expires_at": key.expires_at,
+            "created_at": key.created_at,
+        }
+    )

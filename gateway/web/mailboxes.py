@@ -1,0 +1,332 @@
+"""/v1/mailboxes: making, reading and ending mailboxes, and waiting for what arrives in them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+import msgspec
+from pydantic import AfterValidator, Field, JsonValue
+from starlette.responses import Response
+from uuid_utils.compat import uuid7
+
+from gateway import errors, models, tokens
+from gateway.lifecycle import Gateway
+from gateway.mail import address
+from gateway.models import Caller, Input, ListQuery, Output, Page, Time
+from gateway.notify import waiting
+from gateway.storage import events, idempotency, mailboxes
+from gateway.web import api, messages, once
+from gateway.web.paths import Paths
+
+CONSONANTS: Final = "bdfghjklmnprstvz"
+VOWELS: Final = "aeiou"
+SYLLABLES: Final = 11  # of 80 each: 69 bits
+MAX_METADATA_BYTES: Final = 16_384
+SKIPPED: Final = 100  # message ids that a wait may leave out
+CREATE: Final = "POST /v1/mailboxes"
+
+_cursors: Final[models.Cursor[tuple[UUID]]] = models.Cursor(tuple[UUID])
+
+
+def _bounded(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
+        raise ValueError(f"more than {MAX_METADATA_BYTES} bytes of JSON")
+    return metadata
+
+
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(_bounded)]
+
+
+class NewMailbox(Input):
+    """What a mailbox should be like; nothing at all is fine."""
+
+    address: str | None = Field(None, max_length=320, description="The whole address, at an own domain")
+    local_part: str | None = Field(None, max_length=64, description="Only what stands before the @")
+    domain: str | None = Field(None, max_length=255, description="An own domain; default the first of MAIL_DOMAINS")
+    ttl_seconds: int | None = Field(None, ge=10, description="Its life; null = for ever, where that is allowed")
+    metadata: Metadata = Field(default_factory=dict, description="Yours; told back with it")
+
+
+class MailboxChanges(Input):
+    """What is to change."""
+
+    ttl_seconds: int | None = Field(None, ge=10, description="Counts from now; null = for ever, where that is allowed")
+    metadata: Metadata | None = None
+
+
+class Mailbox(Output):
+    """A mailbox."""
+
+    id: UUID
+    address: str
+    status: Literal["active", "expired"]
+    created_at: Time
+    expires_at: Time | None
+    message_count: int
+    metadata: dict[str, JsonValue]
+    cursor: str = Field(description="Where its events begin")
+
+
+class CreatedMailbox(Mailbox):
+    """A new mailbox, with the token that is shown this once."""
+
+    token: str
+
+
+class WaitQuery(Input):
+    """For which message, and how long."""
+
+    timeout: float = Field(25, ge=0, le=120, description="Seconds")
+    since: str | None = Field(None, description="A cursor: only messages behind it")
+    skip: models.Words = Field((), description="Ids of messages to leave out")
+    from_: str | None = Field(None, alias="from", description="An exact address, or @example.com")
+    subject: str | None = Field(None, description="Case-insensitive substring")
+    text: str | None = Field(None, description="Case-insensitive substring of the body")
+    for_: Literal["message", "code", "link"] = Field("message", alias="for", description="What it must carry")
+    kind: Literal["verify", "login", "reset", "invite", "unsubscribe", "other"] | None = Field(
+        None, description="Of the link"
+    )
+
+
+class Waited(Output):
+    """The message that was waited for."""
+
+    message: messages.Message
+    code: str | None
+    link: str | None
+    cursor: str
+
+
+class Mailboxes:
+    """The operations."""
+
+    def __init__(self, gateway: Gateway, paths: Paths) -> None:
+        self._gateway = gateway
+        self._settings = gateway.settings
+        self._paths = paths
+        self._turns = once.Turns()
+
+    def operations(self) -> Sequence[api.Operation]:
+        own: dict[str, Any] = {"tags": ["Mailboxes"], "mailbox_token": True}
+        readers = {"mailboxes", "read"}
+        return [
+            api.op(
+                "POST",
+                "/mailboxes",
+                self.create,
+                scope="mailboxes",
+                status=201,
+                idempotent=True,
+                returns=CreatedMailbox,
+                tags=["Mailboxes"],
+                errors=[errors.AddressTaken],
+            ),
+            api.op("GET", "/mailboxes", self.list, scope=readers, tags=["Mailboxes"]),
+            api.op("GET", "/mailboxes/{mailbox}", self.get, scope=readers, **own),
+            api.op(
+                "PATCH",
+                "/mailboxes/{mailbox}",
+                self.change,
+                scope="mailboxes",
+                tags=["Mailboxes"],
+                errors=[errors.InvalidState],
+            ),
+            api.op("DELETE", "/mailboxes/{mailbox}", self.delete, scope="mailboxes", **own),
+            api.op(
+                "GET",
+                "/mailboxes/{mailbox}/wait",
+                self.wait,
+                scope=readers,
+                returns=Waited,
+                errors=[errors.WaitTimeout],
+                **own,
+            ),
+        ]
+
+    async def create(
+        self, caller: Caller, body: NewMailbox, idempotency_key: str | None, fingerprint: bytes | None
+    ) -> models.Answer:
+        """Make a mailbox."""
+        wish = once.wish(CREATE, idempotency_key, fingerprint)
+        name, ttl = self._address(caller, body), self._life(body)
+        async with self._turns.turn(caller.account_id, wish):
+            answer, replayed = await self._create(caller.account_id, wish, body, name, ttl)
+        if not replayed:
+            self._gateway.tell([caller.account_id])
+        token = self._gateway.keyring.mailbox_token(UUID(answer["id"]))
+        return once.answered(201, {**answer, "token": token}, replayed=replayed)
+
+    async def _create(
+        self, account_id: UUID, wish: idempotency.Once | None, body: NewMailbox, name: str, ttl: float | None
+    ) -> tuple[dict[str, Any], bool]:
+        """The answer without its token, and whether it is the first one again."""
+        mailbox_id = uuid7()
+        async with self._gateway.database.transaction() as connection:
+            if wish is not None:
+                seconds = self._settings.idempotency_seconds
+                first = await idempotency.claim(connection, account_id, wish, status=201, answer={}, seconds=seconds)
+                if first is not None:
+                    began = await self._cursor(connection, account_id, first.answer)
+                    return {**first.answer, "cursor": began}, True
+            token_hash = tokens.hash_token(self._gateway.keyring.mailbox_token(mailbox_id))
+            box = await mailboxes.create(
+                connection,
+                account_id,
+                id=mailbox_id,
+                address=name,
+                ttl_seconds=ttl,
+                metadata=body.metadata,
+                token_hash=token_hash,
+            )
+            answer = _shown(box).model_dump(mode="json", exclude={"cursor"})
+            if wish is not None:
+                await idempotency.keep(connection, account_id, wish, answer)
+            event = mailboxes.created(mailbox_id, name, box.expires_at)
+            cursor = await events.append(connection, account_id, [event])
+        return {**answer, "cursor": str(cursor)}, False
+
+    async def _cursor(self, connection: Any, account_id: UUID, answer: dict[str, Any]) -> str:
+        mailbox_id = UUID(answer["id"])
+        return str(await mailboxes.cursor(connection, account_id, mailbox_id))
+
+    def _address(self, caller: Caller, body: NewMailbox) -> str:
+        """The canonical address asked for. Raises ValidationFailed, RestrictedApiKey."""
+        if body.address is not None and (body.local_part is not None or body.domain is not None):
+            raise errors.invalid("address", "give either the address, or local_part and domain")
+        field = "address" if body.address is not None else "local_part"
+        given = body.address or f"{body.local_part or random_local_part()}@{body.domain or self._settings.first_domain}"
+        try:
+            parsed = address.parse(given)
+        except address.InvalidAddress as error:
+            raise errors.invalid(field, str(error)) from error
+        if parsed.tag is not None:
+            raise errors.invalid(field, "a + begins a tag; mail to it arrives in the mailbox without it")
+        if not self._gateway.reception.is_own(parsed.ascii_domain):
+            raise errors.invalid("domain" if body.domain else field, f"{parsed.domain} is not a domain of this gateway")
+        if caller.domains and parsed.ascii_domain not in caller.domains:
+            raise errors.RestrictedApiKey(f"The API key may not use {parsed.domain}.")
+        return parsed.canonical
+
+    def _life(self, body: NewMailbox | MailboxChanges) -> float | None:
+        """Seconds; None = for ever. Raises ValidationFailed."""
+        if "ttl_seconds" not in body.model_fields_set:
+            return self._settings.default_ttl_seconds
+        if body.ttl_seconds is None and not self._settings.allow_permanent_mailboxes:
+            raise errors.invalid("ttl_seconds", "mailboxes that never expire are not allowed here")
+        if body.ttl_seconds is not None and body.ttl_seconds > self._settings.max_ttl_seconds:
+            raise errors.invalid("ttl_seconds", f"at most {self._settings.max_ttl_seconds}")
+        return body.ttl_seconds
+
+    async def list(self, caller: Caller, query: ListQuery) -> Page[Mailbox]:
+        """Mailboxes that are active or expired, newest first."""
+        after = _cursors.decode(query.cursor)[0] if query.cursor else None
+        async with self._gateway.database.connection() as connection:
+            found = await mailboxes.page(
+                connection,
+                caller.account_id,
+                after=after,
+                limit=query.limit + 1,
+                ascending=query.order == "asc",
+                retention=self._settings.retention_seconds,
+            )
+        return models.page(found, query.limit, _shown, lambda box: _cursors.encode((box.id,)))
+
+    async def get(self, caller: Caller, mailbox: str) -> Mailbox:
+        """One mailbox, by id or address."""
+        return _shown(await self._paths.mailbox(caller, mailbox))
+
+    async def change(self, caller: Caller, mailbox: str, body: MailboxChanges) -> Mailbox:
+        """Give it another life, or other metadata."""
+        mailbox_id = await self._paths.mailbox_id(caller, mailbox)
+        changes: dict[str, Any] = {}
+        if "ttl_seconds" in body.model_fields_set:
+            changes["ttl_seconds"] = self._life(body)
+        if "metadata" in body.model_fields_set:
+            changes["metadata"] = body.metadata or {}
+        if changes:
+            async with self._gateway.database.transaction() as connection:
+                retention = self._settings.retention_seconds
+                await mailboxes.change(connection, caller.account_id, mailbox_id, changes=changes, retention=retention)
+            self._gateway.tell([caller.account_id])
+        return _shown(await self._paths.mailbox(caller, str(mailbox_id)))
+
+    async def delete(self, caller: Caller, mailbox: str) -> None:
+        """End it, with all that is in it."""
+        mailbox_id = await self._paths.mailbox_id(caller, mailbox)
+        async with self._gateway.database.transaction() as connection:
+            if not await mailboxes.delete(connection, caller.account_id, mailbox_id):
+                raise errors.NotFound
+        self._gateway.tell([caller.account_id])
+
+    async def wait(self, caller: Caller, mailbox: str, query: WaitQuery) -> Response:
+        """The next message that matches, as soon as there is one."""
+        box = await self._paths.mailbox(caller, mailbox)
+        outcome = await waiting.wait(
+            self._gateway.live,
+            self._gateway.database,
+            caller.account_id,
+            box.id,
+            wanted=_wanted(query),
+            timeout=query.timeout,
+        )
+        if outcome.message is None:
+            raise errors.WaitTimeout(_nothing(query.timeout, outcome.seen))
+        message = await messages.full(self._gateway, outcome.message, outcome.raw)
+        body = {
+            "message": message,
+            "code": outcome.code,
+            "link": outcome.link,
+            "cursor": str(outcome.message.seq),
+        }
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+def random_local_part() -> str:
+    """Unguessable, and pronounceable enough to be read out: "tibodamu-kelorapi-vunasu"."""
+    syllables = [secrets.choice(CONSONANTS) + secrets.choice(VOWELS) for _ in range(SYLLABLES)]
+    return "-".join("".join(syllables[start : start + 4]) for start in range(0, SYLLABLES, 4))
+
+
+def _shown(box: mailboxes.Mailbox) -> Mailbox:
+    return Mailbox(
+        id=box.id,
+        address=box.address,
+        status="active" if box.is_live else "expired",
+        created_at=box.created_at,
+        expires_at=box.expires_at,
+        message_count=box.message_count,
+        metadata=box.metadata,
+        cursor=str(box.cursor),
+    )
+
+
+def _wanted(query: WaitQuery) -> waiting.Wanted:
+    if len(query.skip) > SKIPPED:
+        raise errors.invalid("skip", f"at most {SKIPPED} ids")
+    return waiting.Wanted(
+        since=models.seq(query.since, "since") if query.since is not None else None,
+        skip=frozenset(_id(word) for word in query.skip),
+        from_=query.from_.lower() if query.from_ else None,
+        subject=query.subject,
+        text=query.text,
+        carries=query.for_,
+        kind=query.kind,
+    )
+
+
+def _id(word: str) -> UUID:
+    try:
+        return UUID(word)
+    except ValueError:
+        raise errors.invalid("skip", f"{word[:64]!r} is not a message id") from None
+
+
+def _nothing(timeout: float, seen: Sequence[str]) -> str:
+    """What a failing test shows: what did arrive instead."""
+    said = f"No matching message within {timeout:g} s; "
+    if not seen:
+        return said + "nothing arrived."
+    return said + f"{len(seen)} arrived that did not match: " + ", ".join(repr(subject) for subject in seen) + "."
