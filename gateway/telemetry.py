@@ -166,9 +166,10 @@ def _console(stream: BinaryIO) -> Processor:
 
 _TOKENS: Final = re.compile(r"(pr_key_|pr_mbx_|whsec_)[A-Za-z0-9+/=_-]+")
 _BEARER: Final = re.compile(r"(\bbearer[\s.]+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
-# `Authorization: …`, `"authorization": "…"`, `(b'authorization', b'…')`, also with quotes escaped once.
+# `Authorization: …`, `"authorization": "…"`, `(b'authorization', b'…')`, with quotes escaped or not; but not
+# "authorization required".
 _AUTHORIZATION: Final = re.compile(
-    r"""(\bauthorization\\{0,2}["']?\s{0,4}[:=,]\s{0,4}(?:b(?=["'\\]))?\\{0,2}["']?)[^"'\\\r\n]+""", re.IGNORECASE
+    r"""(\bauthorization(?!\s\w)(?:[\\"'\s:=,]|b(?=[\\"'])){1,12})[^"'\\\r\n]+""", re.IGNORECASE
 )
 _NAMED: Final = re.compile(
     r"""(["'](?:password|secret|secret_key|api_key|token)\\?["']:\s{0,4}\\?["'])[^"'\\]+""", re.IGNORECASE

@@ -265,8 +265,11 @@ class Endpoint:
         caller = await self._authenticate(Request(scope, receive))
         current.account_id = caller.account_id
         _authorize(found.operation, caller)
-        with structlog.contextvars.bound_contextvars(account_id=str(caller.account_id)):
+        bound = structlog.contextvars.bind_contextvars(account_id=str(caller.account_id))
+        try:
             await _run(found, caller, scope, receive, send)
+        finally:
+            structlog.contextvars.reset_contextvars(**bound)
 
 
 def _authorize(operation: Operation, caller: models.Caller) -> None:
@@ -349,7 +352,7 @@ def _answer(found: Plan, result: Any) -> models.Answer:
 
 async def _send(answer: models.Answer, send: Send) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    if answer.body and not any(name == b"content-type" for name, _ in headers):
+    if answer.body and reading.header(headers, b"content-type") is None:
         headers.append((b"content-type", b"application/json"))
     if answer.status != 204:  # RFC 9110 section 8.6
         headers.append((b"content-length", str(len(answer.body)).encode()))

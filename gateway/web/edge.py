@@ -7,6 +7,7 @@ for each request. Pure ASGI: bodies and streams pass through untouched.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import time
@@ -150,11 +151,21 @@ def _with_headers(message: Message, current: Exchange) -> Message:
 def _record(scope: Scope, current: Exchange, seconds: float) -> None:
     method = scope["method"] if scope["method"] in _METHODS else "OTHER"
     status = current.status or _CLIENT_LEFT  # 0: cancelled before there was an answer
-    REQUESTS.labels(method, current.route, str(status)).inc()
-    SECONDS.labels(current.route).observe(seconds)
+    _counter(method, current.route, status).inc()
+    _histogram(current.route).observe(seconds)
     ids = {"account_id": str(current.account_id)} if current.account_id else {}
     duration = round(seconds * 1000, 3)
     log.info("http request", method=method, route=current.route, status=status, duration_ms=duration, **ids)
+
+
+@functools.cache  # as many as there are series
+def _counter(method: str, route: str, status: int) -> Counter:
+    return REQUESTS.labels(method, route, str(status))
+
+
+@functools.cache
+def _histogram(route: str) -> Histogram:
+    return SECONDS.labels(route)
 
 
 # Errors

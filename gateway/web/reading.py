@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 from uuid import UUID
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect
@@ -361,5 +362,5 @@ def fingerprint(value: Any, pairs: Sequence[tuple[str, str]] = (), named: Sequen
     """
     content = hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
     headers = [text.decode("latin-1") if text is not None else None for text in named]
-    canonical = json.dumps([content, sorted(pairs), headers], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
+    canonical = msgspec.json.encode([content, sorted(pairs), headers], order="deterministic")
+    return hashlib.sha256(canonical).digest()

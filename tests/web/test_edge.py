@@ -81,7 +81,7 @@ async def test_head_answers_as_get_does_without_content() -> None:
 
 
 async def test_a_bug_answers_500_with_the_request_id_and_logs_the_rest() -> None:
-    """Control: with `known = ... str(error)` as the InternalError's message this failed on the secret in the answer."""
+    """Control: with `InternalError(str(error))` in `edge.api_error` this failed on the secret in the answer."""
     async with client_of(sample.application()) as client:
         with capture_logs() as logs:
             answer = await client.get("/v1/broken")
