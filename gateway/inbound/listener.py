@@ -44,7 +44,7 @@ def bind(host: str, port: int, purpose: str) -> socket.socket:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, number)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
         raise _cannot_bind(host, port, purpose, error) from error
     try:
         _listen(bound, address)
@@ -63,8 +63,9 @@ def _listen(bound: socket.socket, address: tuple[object, ...]) -> None:
     bound.listen(BACKLOG)
 
 
-def _cannot_bind(host: str, port: int, purpose: str, error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"cannot listen on {host or '*'}:{port} for {purpose}: {error.strerror or error}")
+def _cannot_bind(host: str, port: int, purpose: str, error: OSError | UnicodeError) -> ConfigurationError:
+    reason = getattr(error, "strerror", None) or error
+    return ConfigurationError(f"cannot listen on {host or '*'}:{port} for {purpose}: {reason}")
 
 
 def budget(settings: Settings) -> protocol.Budget:

@@ -20,16 +20,15 @@ import struct
 import sys
 from asyncio import subprocess
 from collections.abc import Callable
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO
 
 import msgspec
 import structlog
 
 from gateway import settings
+from gateway.mail import parse
 
 log = structlog.get_logger(__name__)
-
-Parsed = TypeVar("Parsed")
 
 START_SECONDS = 20.0  # for a child to start and import the parser
 ALARM_MARGIN = 1.0  # seconds after its parent should have killed it that a child ends itself
@@ -41,15 +40,27 @@ _ANSWER = struct.Struct(">cI")  # kind, size; then that many bytes of MessagePac
 _READY, _PARSED, _FAILED = b"R", b"P", b"F"
 
 
-class ParsingPool(Generic[Parsed]):
-    """Runs `function` ("module:function", bytes to a `kind`) in at most `workers` children, started when needed."""
+_decoder = msgspec.msgpack.Decoder(parse.Parsed)
 
-    def __init__(self, function: str, kind: type[Parsed], *, workers: int = 2, seconds: float = 2.0) -> None:
+
+def _decoded(answer: bytes) -> parse.Parsed | None:
+    try:
+        return _decoder.decode(answer)
+    except msgspec.MsgspecError as error:  # a child may have been taken over by what it parsed
+        log.warning("parser's answer is not what it should be", error=type(error).__name__)
+        return None
+
+
+class ParsingPool:
+    """Runs `function` ("module:function", bytes to Parsed) in at most `workers` children, started when needed."""
+
+    def __init__(
+        self, function: str = "gateway.mail.parse:parse_slow", *, workers: int = 2, seconds: float = 2.0
+    ) -> None:
         self._workers = [_Worker(function, seconds) for _ in range(workers)]
         self._free = list(self._workers)
-        self._decoder = msgspec.msgpack.Decoder(kind)
 
-    async def parse(self, raw: bytes) -> Parsed | None:
+    async def parse(self, raw: bytes) -> parse.Parsed | None:
         """What the parser made of it; None at once where no child is free, or where it failed or took too long."""
         if not self._free:
             return None
@@ -58,14 +69,7 @@ class ParsingPool(Generic[Parsed]):
             answer = await worker.ask(raw)
         finally:
             self._free.insert(len(self._free) if worker.running else 0, worker)  # those that run are asked first
-        return None if answer is None else self._decoded(answer)
-
-    def _decoded(self, answer: bytes) -> Parsed | None:
-        try:
-            return self._decoder.decode(answer)
-        except msgspec.MsgspecError as error:  # a child may have been taken over by what it parsed
-            log.warning("parser's answer is not what it should be", error=type(error).__name__)
-            return None
+        return None if answer is None else _decoded(answer)
 
     async def close(self) -> None:
         """Kills the children; parses under way give None, and so do all later ones."""
@@ -153,7 +157,7 @@ async def _read_answer(process: subprocess.Process) -> bytes | None:
 
 def serve(function: str, seconds: float) -> None:
     """Answers mails until its input ends. One that takes longer than `seconds` ends the process."""
-    parse = _load(function)
+    parser = _load(function)
     requests, answers = _channels()
     for name in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, who decides
         signal.signal(name, signal.SIG_IGN)
@@ -161,7 +165,7 @@ def serve(function: str, seconds: float) -> None:
     while head := requests.read(_REQUEST.size):
         raw = requests.read(*_REQUEST.unpack(head))
         signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM, never caught
-        kind, body = _answer(parse, raw)
+        kind, body = _answer(parser, raw)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, kind, body)
 
@@ -183,9 +187,9 @@ def _channels() -> tuple[BinaryIO, BinaryIO]:
     return requests, answers
 
 
-def _answer(parse: Callable[[bytes], Any], raw: bytes) -> tuple[bytes, bytes]:
+def _answer(parser: Callable[[bytes], Any], raw: bytes) -> tuple[bytes, bytes]:
     try:
-        return _PARSED, msgspec.msgpack.encode(parse(raw))
+        return _PARSED, msgspec.msgpack.encode(parser(raw))
     except Exception:  # noqa: BLE001 - whatever hostile mail does to a parser, the next mail is parsed
         return _FAILED, b""
 

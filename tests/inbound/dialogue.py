@@ -101,6 +101,11 @@ class Peer:
     async def ended(self) -> None:
         assert await self.reply() == ""
 
+    async def ended_somehow(self) -> None:
+        """The connection ends, in good order or not."""
+        with contextlib.suppress(ConnectionError):
+            await self.ended()
+
     async def everything(self) -> str:
         """What is said until the connection ends."""
         async with asyncio.timeout(PATIENCE):

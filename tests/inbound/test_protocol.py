@@ -280,6 +280,7 @@ async def test_no_other_ending_smuggles_a_message(ending: bytes) -> None:
 
 
 async def test_what_is_sent_behind_starttls_in_the_clear_is_forgotten(tmp_path: Path) -> None:
+    """Without the clearing in smtp_STARTTLS this fails: MAIL is answered behind the handshake."""
     server, client = self_signed(tmp_path)
     tray = Tray()
     async with listening(tray, tls_context=server) as port:
@@ -322,7 +323,7 @@ async def flood(peer: Peer, chunk: bytes, total: int) -> str:
     ids=["endless line", "empty lines", "nearly ends", "endless command"],
 )
 async def test_a_flood_holds_a_bounded_amount_of_memory(chunk: bytes, in_data: bool) -> None:
-    """Without the check against wire_limit, the first three fail: 24 to 27 MB held."""
+    """Without the check against wire_limit, the first three fail: 27 to 29 MB are held."""
     megabyte = 1 << 20
     async with listening(Tray(), limits={"message_bytes": megabyte, "linger_seconds": 0.2}) as port:
         peer = await port.connect()
@@ -351,6 +352,29 @@ async def test_a_message_somewhat_too_big_is_refused_and_the_session_goes_on() -
         await peer.talk(("DATA", "354"), (b"..\r\n" * 333 + b"\r\n.\r\n", "552 5.3.4"))
         assert port.budget.used == 0
     assert tray.messages == []
+
+
+async def test_a_peer_that_reads_only_when_all_is_sent_hears_why_it_was_cut_off() -> None:
+    """Without lingering in _part this fails: the connection is reset and the reply is lost."""
+    async with listening(Tray(), limits={"message_bytes": 1000, "linger_seconds": 20}) as port:
+        peer = await port.connect()
+        await peer.begin_data()
+        for _ in range(40):
+            await peer.send(b"x" * 100_000)
+        await peer.expect("552 5.3.4")
+        await peer.ended()
+
+
+async def test_a_peer_that_leaves_within_its_message_holds_nothing() -> None:
+    """Without the release in smtp_DATA this fails: 300,002 bytes stay held."""
+    async with listening(Tray()) as port:
+        peer = await port.connect()
+        await peer.begin_data()
+        await peer.send(b"x" * 300_000)
+        await until(lambda: port.budget.used >= 300_000)
+        peer.reset()
+        await port.empty()
+        await until(lambda: port.budget.used == 0)
 
 
 async def test_a_message_of_exactly_the_limit_is_taken() -> None:
@@ -563,6 +587,7 @@ async def test_a_client_that_hangs_up_cancels_no_delivery() -> None:
 
 @pytest.mark.parametrize("failure", [RuntimeError("secret"), ConnectionRefusedError("secret"), TimeoutError("secret")])
 async def test_a_failure_is_answered_without_its_text(failure: Exception) -> None:
+    """With the exception's text in handle_exception's reply this fails: the peer hears "451 4.3.0 secret"."""
     tray = Tray()
     with structlog.testing.capture_logs() as logs:
         async with listening(tray) as port:

@@ -1,0 +1,34 @@
+"""Parsers that behave badly on demand, for the children of a ParsingPool."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gateway.mail import parse
+
+
+def obedient(raw: bytes) -> object:
+    """Does what the mail says."""
+    order, _, argument = raw.partition(b" ")
+    if order == b"hang":
+        time.sleep(3600)
+    elif order == b"touch":  # says that it began, then hangs
+        with open(argument, "wb") as began:  # noqa: PTH123 - bytes are a path here
+            began.write(str(os.getpid()).encode())
+        time.sleep(3600)
+    elif order == b"exit":
+        os._exit(1)
+    elif order == b"raise":
+        raise RecursionError
+    elif order == b"eat":
+        bytearray(2 << 30)
+    elif order == b"lie":
+        return "this is not a Parsed"
+    elif order == b"print":
+        os.write(1, b"stray output")
+    elif order == b"environment":
+        return parse.parse_slow(b"Subject: " + ",".join(sorted(os.environ)).encode() + b"\r\n\r\n")
+    elif order == b"process":
+        return parse.parse_slow(b"Subject: %d\r\n\r\n" % os.getpid())
+    return parse.parse_slow(raw)
