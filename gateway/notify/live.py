@@ -1,7 +1,7 @@
 """The event log as it grows, for everybody in this process who listens.
 
 One tail an account: a task that reads what is new from Postgres when somebody says "look again", and hands it to
-One tail an account: a task that reads what is new from Postgres when somebody says "look again", and hands it to
+the account's subscriptions in the log's order. Who says so: this process after its own commits, others by Redis,
 and a poll of the watched accounts' heads once a second, so that nothing depends on Redis. The log is the truth; a
 subscription that falls behind is told so and resumes by its cursor, from the log.
 """

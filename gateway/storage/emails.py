@@ -163,7 +163,7 @@ class Settled:
     email_id: UUID
     lease_id: UUID
     number: int
-    status: str  # what the recipient becomes
+    status: str | None  # what the recipient becomes; None = this attempt did not decide (another provider went on)
     again_in: float | None  # seconds to the next attempt; None = none
     provider: str
     provider_id: str | None
@@ -284,23 +284,24 @@ async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None
     for account_id in sorted(by_account):
         standing = await _settle_states(connection, account_id, by_account[account_id])
         await _add_attempts(connection, account_id, by_account[account_id], standing)
-        news = [v.event for v in by_account[account_id] if v.event is not None and v.delivery_id in standing]
+        news = [v.event for v in by_account[account_id] if v.event and v.delivery_id in standing]
         if news:
             told[account_id] = news
     await events.append_all(connection, told)
 
 
 async def _settle_states(connection: db.Connection, account_id: UUID, verdicts: Sequence[Settled]) -> set[UUID]:
+    deciding = [v for v in verdicts if v.status is not None]
     rows = await sql.settle.fetch(
         connection,
         account_id=account_id,
-        ids=[v.delivery_id for v in verdicts],
-        lease_ids=[v.lease_id for v in verdicts],
-        statuses=[v.status for v in verdicts],
-        again_ins=[v.again_in for v in verdicts],
-        providers=[v.provider for v in verdicts],
-        provider_ids=[v.provider_id for v in verdicts],
-        replies=[v.reply for v in verdicts],
+        ids=[v.delivery_id for v in deciding],
+        lease_ids=[v.lease_id for v in deciding],
+        statuses=[v.status for v in deciding],
+        again_ins=[v.again_in for v in deciding],
+        providers=[v.provider for v in deciding],
+        provider_ids=[v.provider_id for v in deciding],
+        replies=[v.reply for v in deciding],
     )
     return {row["id"] for row in rows}
 

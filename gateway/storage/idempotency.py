@@ -90,6 +90,11 @@ async def first(connection: db.Connection, account_id: UUID, once: Once) -> Firs
     return First(status=row["status"], answer=row["answer"])
 
 
+async def give_back(connection: db.Connection, account_id: UUID, once: Once) -> None:
+    """The key is free again: what it was claimed for is refused."""
+    await sql.give_back.run(connection, account_id=account_id, endpoint=once.endpoint, key=once.key)
+
+
 async def keep(connection: db.Connection, account_id: UUID, once: Once, answer: dict[str, Any]) -> None:
     """Write the answer, where it was not known when the key was claimed."""
     await sql.keep.run(connection, account_id=account_id, endpoint=once.endpoint, key=once.key, answer=answer)

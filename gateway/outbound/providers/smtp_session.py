@@ -11,7 +11,7 @@ import asyncio
 import re
 import ssl
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import aiosmtplib
 
@@ -208,8 +208,8 @@ class Session:
 
     def _end_transaction(self) -> None:
         """The dot was answered. A reply that came before all of the body had left leaves the line out of step."""
-        transport = self._client.transport
-        if isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size() == 0:
+        transport = _transport(self._client)
+        if transport is not None and transport.get_write_buffer_size() == 0:
             self._state = "idle"
 
 
@@ -292,9 +292,14 @@ async def _authenticate(client: aiosmtplib.SMTP, relay: Relay, transcript: list[
 
 
 def _abort(client: aiosmtplib.SMTP) -> None:
-    if isinstance(client.transport, asyncio.WriteTransport):
-        client.transport.abort()
+    transport = _transport(client)
+    if transport is not None:
+        transport.abort()
     client.close()
+
+
+def _transport(client: aiosmtplib.SMTP) -> asyncio.WriteTransport | None:
+    return cast("asyncio.WriteTransport | None", client.transport)  # uvloop's transports are no subclasses
 
 
 def _said(reply: aiosmtplib.SMTPResponse) -> str:

@@ -9,6 +9,9 @@ returning k.key
 -- keep: the answer, where it was not known when the key was claimed
 update idempotency_keys set answer = :answer where account_id = :account_id and endpoint = :endpoint and key = :key
 
+-- give_back: the key is free again, in the transaction that claimed it
+delete from idempotency_keys k where k.account_id = :account_id and k.endpoint = :endpoint and k.key = :key
+
 -- find: what was answered the first time
 select k.fingerprint, k.status, k.answer from idempotency_keys k
 where k.account_id = :account_id and k.endpoint = :endpoint and k.key = :key

@@ -1,0 +1,245 @@
+"""The web process: HTTP, WebSockets and the SMTP listeners of one event loop, from start-up to the last drained session.
+
+With WEB_CONCURRENCY > 1 a parent binds the sockets once and hands them down to as many children, which accept on them
+in turn; a child that dies is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from gateway import __version__, lifecycle, lifeline, sockets, telemetry
+from gateway.inbound import listener
+from gateway.settings import Settings, process_environment
+from gateway.web import access, account, api, docs, edge, emails, events, mailboxes, messages, openapi, operating, webhooks
+from gateway.web.paths import Paths
+
+log = structlog.get_logger(__name__)
+
+PREFIX: Final = "/v1"
+MAX_FRAME_BYTES: Final = 65_536  # of what WebSocket clients send; nothing of it is used
+CUT_SECONDS: Final = 5.0  # how long a client that was cut off has to read why
+RESPAWN_SECONDS: Final = 0.5
+
+
+class Sockets(WebSocketsSansIOProtocol):
+    """uvicorn's WebSockets, which can also be cut off while their client does not read."""
+
+    async def run_asgi(self) -> None:
+        self.scope[events.CUT] = self.cut
+        await super().run_asgi()
+
+    def cut(self, code: int) -> None:
+        """Close with `code`, past what waits to be read; the connection goes even if nobody ever reads."""
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
+        self.conn.send_close(code, "")
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.close_timer = self.loop.call_later(CUT_SECONDS, self.transport.abort)
+        self.writable.set()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()  # who answers no ping will not read the rest either
+
+
+def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
+    """Every route there is."""
+    authenticate = access.Access(gateway.database)
+    paths = Paths(gateway)
+    streams = events.Events(gateway, paths, authenticate)
+    rooms = [
+        mailboxes.Mailboxes(gateway, paths),
+        messages.Messages(gateway, paths),
+        streams,
+        emails.Emails(gateway),
+        webhooks.Webhooks(gateway, paths),
+        account.Keys(gateway),
+    ]
+    operations = [operation for room in rooms for operation in room.operations()]
+    described = api.Api(operations, authenticate=authenticate, prefix=PREFIX)
+    document = openapi.encoded(openapi.document(described, title="Postroom", version=__version__))
+    return [
+        *streams.routes(PREFIX),
+        *described.routes(),
+        *operating.Operating(gateway, authenticate, listening).routes(),
+        *docs.routes(document),
+    ]
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """For STARTTLS; None where no certificate is set."""
+    if not settings.tls_cert_file:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
+    return context
+
+
+class House:
+    """One web process at work."""
+
+    def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket]) -> None:
+        self._settings = settings
+        self._sockets = listeners
+        self._smtp: dict[str, listener.Listener] = {}
+        self.gateway: lifecycle.Gateway | None = None
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[Starlette]:
+        """The application, with the SMTP listeners answering."""
+        async with lifecycle.opened(self._settings) as gateway:
+            self.gateway = gateway
+            if "smtp" in self._sockets:
+                self._smtp["smtp"] = await listener.open(
+                    [self._sockets["smtp"]], gateway.reception, self._settings, tls_context(self._settings)
+                )
+            yield edge.application(routes(gateway, self._listening))
+
+    def _listening(self) -> dict[str, bool]:
+        return {name: name in self._smtp for name in self._sockets if name != "http"}
+
+    def end_streams(self) -> None:
+        """New mail and streams elsewhere, please; what runs may end."""
+        for smtp in self._smtp.values():
+            smtp.close()
+        if self.gateway is not None:
+            self.gateway.live.end()
+
+    async def drain(self) -> None:
+        """Returns when SMTP sessions have ended, at the latest after DRAIN_SECONDS."""
+        await asyncio.gather(*(smtp.drain(self._settings.drain_seconds) for smtp in self._smtp.values()))
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which takes the SMTP sessions along when it ends."""
+
+    def __init__(self, config: uvicorn.Config, house: House) -> None:
+        super().__init__(config)
+        self._house = house
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("draining")
+        self._house.end_streams()
+        await asyncio.gather(super().shutdown(sockets), self._house.drain())
+
+
+def config(settings: Settings, app: Starlette) -> uvicorn.Config:
+    """uvicorn as it is used here."""
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws=Sockets,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_max_queue=4,
+        ws_per_message_deflate=False,
+        ws_ping_interval=20,
+        ws_ping_timeout=20,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
+        backlog=sockets.BACKLOG,
+    )
+
+
+async def _serve(settings: Settings, listeners: Mapping[str, socket.socket]) -> None:
+    house = House(settings, listeners)
+    async with house.opened() as app:
+        await Server(config(settings, app), house).serve(sockets=[listeners["http"]])
+
+
+def bind(settings: Settings) -> dict[str, socket.socket]:
+    """The sockets that the settings ask for, unless a parent handed them down."""
+    inherited = sockets.receive(os.environ.get("POSTROOM_SOCKETS", ""))
+    if inherited:
+        return inherited
+    bound = {"http": sockets.bind(settings.host, settings.port, "the HTTP listener (PORT)")}
+    if settings.smtp_port is not None:
+        bound["smtp"] = sockets.bind(settings.smtp_host, settings.smtp_port, "the SMTP listener (SMTP_PORT)")
+    return bound
+
+
+def run(coroutine: Any) -> None:
+    """On uvloop where there is one."""
+    if sys.platform == "win32":
+        asyncio.run(coroutine)
+        return
+    import uvloop  # noqa: PLC0415 - there is none on Windows
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(coroutine)
+
+
+def serve(settings: Settings) -> None:
+    """Run the web process until SIGTERM or SIGINT."""
+    telemetry.configure(settings)
+    lifeline.die_with(int(os.environ.get("POSTROOM_PARENT", "0")))
+    listeners = bind(settings)
+    if settings.web_concurrency > 1 and "POSTROOM_CHILD" not in os.environ:
+        Parent(settings.web_concurrency, listeners).run()
+    else:
+        run(_serve(settings, listeners))
+
+
+class Parent:
+    """Keeps as many children as asked for; ends when they have."""
+
+    def __init__(self, count: int, listeners: Mapping[str, socket.socket]) -> None:
+        self._count = count
+        self._listeners = listeners
+        self._ending = False
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        self._children = [self._start() for _ in range(self._count)]
+        while self._children:
+            self._look_after(self._children)
+
+    def _look_after(self, children: list[subprocess.Popen[bytes]]) -> None:
+        for child in list(children):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = child.wait(RESPAWN_SECONDS)
+                children.remove(child)
+                if not self._ending:
+                    log.error("web process died", pid=child.pid, status=status)
+                    children.append(self._start())
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = process_environment() | {
+            "POSTROOM_SOCKETS": sockets.describe(self._listeners),
+            "POSTROOM_PARENT": str(os.getpid()),
+            "POSTROOM_CHILD": "1",
+        }
+        descriptors: Sequence[int] = [listener.fileno() for listener in self._listeners.values()]
+        command = [sys.executable, "-m", "gateway.cli", "serve"]
+        return subprocess.Popen(command, env=environment, pass_fds=descriptors)
+
+    def _end(self, number: int, _: Any) -> None:
+        self._ending = True
+        for child in self._children:
+            child.send_signal(number)

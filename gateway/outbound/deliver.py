@@ -1,0 +1,296 @@
+"""The carrier: takes due recipients under a lease, hands each to a provider, and writes down what came of it.
+
+    claim (committed) → provider → verdict (committed with the verdicts of others) → event
+
+The lease is committed before the network is touched and renewed while it is; a worker that dies simply stops renewing,
+and another takes over. A verdict that could not be written yet is kept and tried again, for the mail is out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+import prometheus_client
+import structlog
+from uuid_utils.compat import uuid7
+
+from gateway.errors import PostroomError, Unavailable
+from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Verdict
+from gateway.outbound.retry import Schedule
+from gateway.outbound.route import Router, Try
+from gateway.settings import Settings
+from gateway.storage import db, emails, events
+from gateway.storage.committer import Committer
+
+log = structlog.get_logger(__name__)
+
+# outcome: the provider's word (sent, delivered, deferred, bounced, failed, unknown, provider_fault)
+ATTEMPTS = prometheus_client.Counter("postroom_delivery_attempts", "Attempts at one recipient", ["provider", "outcome"])
+SECONDS = prometheus_client.Histogram(
+    "postroom_delivery_seconds",
+    "Length of an attempt",
+    ["provider"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600),
+)
+
+CHUNK: Final = 25  # recipients of one claim; small, so that accounts take turns
+REPLY_KEPT: Final = 1000  # characters
+AGAIN_SECONDS: Final = 0.5  # between tries to write a verdict while the database is away
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class LeaseLost(PostroomError):
+    """Another worker has taken the recipient over: nothing may be sent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fate:
+    """What becomes of a recipient."""
+
+    status: str
+    again_in: float | None = None  # seconds; None = no more attempts
+
+
+class Slots:
+    """How many deliveries may be under way in this process."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._changed = asyncio.Condition()
+
+    async def take(self, most: int) -> int:
+        """Between 1 and `most`, as soon as there is one."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free > 0)
+            taken = min(self._free, most)
+            self._free -= taken
+            return taken
+
+    async def give(self, count: int) -> None:
+        if count:
+            async with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+
+class Carrier:
+    """All deliveries of one worker process."""
+
+    def __init__(
+        self, database: db.Database, settings: Settings, router: Router, *, told: Callable[[Iterable[UUID]], None]
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._router = router
+        self._told = told
+        self._schedule = Schedule.of(settings)
+        self._slots = Slots(settings.outbound_concurrency)
+        self._held: dict[UUID, emails.Claimed] = {}  # by delivery
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._committer: Committer[Sequence[emails.Settled], bool] = Committer(
+            self._commit, find=self._find, size=lambda verdicts: sum(len(v.transcript) for v in verdicts)
+        )
+
+    async def drain(self, account_id: UUID) -> None:
+        """Begin to deliver everything of the account that is due; returns when nothing more is."""
+        while not self._closing:
+            free = await self._slots.take(CHUNK)
+            claimed: list[emails.Claimed] = []
+            try:
+                claimed = await self._claim(account_id, free)
+            finally:
+                await self._slots.give(free - len(claimed))
+            for one in claimed:
+                self._start(one)
+            if len(claimed) < free:
+                return
+
+    async def look(self) -> list[UUID]:
+        """Accounts with somebody to write to now, whoever should have said so."""
+        async with self._database.connection() as connection:
+            return await emails.due_accounts(connection, 1000)
+
+    async def renew_leases(self) -> None:
+        """Heartbeat, until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            try:
+                await self._renew()
+            except Unavailable:
+                log.warning("leases not renewed: database away", leases=len(self._held))
+
+    async def close(self, seconds: float) -> int:
+        """Begin nothing new; how many deliveries were still under way after `seconds` (their leases run out)."""
+        self._closing = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._router.close()
+        return len(left)
+
+    async def _claim(self, account_id: UUID, limit: int) -> list[emails.Claimed]:
+        async with self._database.transaction() as connection:
+            return await emails.claim(
+                connection, account_id, lease_id=uuid7(), lease_seconds=self._settings.lease_seconds, limit=limit
+            )
+
+    def _start(self, claimed: emails.Claimed) -> None:
+        self._held[claimed.id] = claimed
+        task = asyncio.create_task(self._carry(claimed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _renew(self) -> None:
+        by_lease: dict[tuple[UUID, UUID], list[UUID]] = defaultdict(list)
+        for claimed in self._held.values():
+            by_lease[claimed.account_id, claimed.lease_id].append(claimed.id)
+        for (account_id, lease_id), ids in by_lease.items():
+            async with self._database.connection() as connection:
+                seconds = self._settings.lease_seconds
+                standing = await emails.renew(connection, account_id, lease_id, sorted(ids), seconds)
+            for delivery_id in set(ids) - standing:
+                log.warning("lease lost", account_id=str(account_id), delivery_id=str(delivery_id))
+
+    async def _carry(self, claimed: emails.Claimed) -> None:
+        try:
+            verdicts = await self._attempt(claimed)
+            await self._write(verdicts)
+        except LeaseLost:
+            log.warning("not sent: lease lost", delivery_id=str(claimed.id), email_id=str(claimed.email_id))
+        except Exception:  # this recipient alone; its lease runs out and somebody tries again
+            log.exception("delivery failed", delivery_id=str(claimed.id), email_id=str(claimed.email_id))
+        finally:
+            self._held.pop(claimed.id, None)
+            await self._slots.give(1)
+
+    async def _attempt(self, claimed: emails.Claimed) -> list[emails.Settled]:
+        """What is to be written: one row for each provider tried, the last of which decides."""
+        if claimed.was_in_data and claimed.on_unknown == "hold":
+            lost = "the worker was lost after DATA and before the reply; held, as asked"
+            return [_settled(claimed, _without_network("unknown", lost), Fate(status="unknown"))]
+        if claimed.expires_at is not None and claimed.expires_at <= datetime.now(UTC):
+            return [
+                _settled(claimed, _without_network("failed", "expired before it could be sent"), Fate(status="failed"))
+            ]
+        tries = await self._router.send(_outgoing(claimed), about_to_commit=self._guard(claimed))
+        for one in tries:
+            ATTEMPTS.labels(one.provider, one.verdict.outcome).inc()
+            SECONDS.labels(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
+        earlier = [_settled(claimed, one, None) for one in tries[:-1]]
+        return [*earlier, _settled(claimed, tries[-1], self._fate(claimed, tries[-1].verdict))]
+
+    def _guard(self, claimed: emails.Claimed) -> AboutToCommit | None:
+        """For `hold`: what must be committed before DATA, so that a lost worker leaves the truth behind."""
+        if claimed.on_unknown != "hold":
+            return None
+
+        async def enter_data() -> None:
+            async with self._database.connection() as connection:
+                if not await emails.enter_data(connection, claimed.account_id, claimed.id, claimed.lease_id):
+                    raise LeaseLost
+
+        return enter_data
+
+    def _fate(self, claimed: emails.Claimed, verdict: Verdict) -> Fate:
+        if verdict.outcome in {"sent", "delivered", "bounced", "failed"}:
+            return Fate(status=verdict.outcome)
+        if verdict.outcome == "unknown" and claimed.on_unknown == "hold":
+            return Fate(status="unknown")
+        age = (datetime.now(UTC) - claimed.queued_at).total_seconds()
+        again_in = self._schedule.next(claimed.number, age=age, retry_after=verdict.retry_after)
+        if again_in is not None and _expires_within(claimed, again_in):
+            again_in = None
+        return Fate(status="failed") if again_in is None else Fate(status="deferred", again_in=again_in)
+
+    async def _write(self, verdicts: list[emails.Settled]) -> None:
+        """Until it is written: the mail is out, and a verdict that is lost would send it again."""
+        while True:
+            try:
+                await self._committer.submit(verdicts)
+            except Unavailable:
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
+
+    async def _commit(self, batch: Sequence[Sequence[emails.Settled]]) -> list[bool]:
+        verdicts = [verdict for one in batch for verdict in one]
+        async with self._database.transaction() as connection:
+            await emails.settle(connection, verdicts)
+        self._told({verdict.account_id for verdict in verdicts})
+        return [True] * len(batch)
+
+    async def _find(self, verdicts: Sequence[emails.Settled]) -> bool | None:
+        last = verdicts[-1]
+        async with self._database.connection() as connection:
+            return await emails.attempt_exists(connection, last.account_id, last.attempt_id) or None
+
+
+def _outgoing(claimed: emails.Claimed) -> Outgoing:
+    return Outgoing(
+        delivery_id=claimed.id,
+        account_id=claimed.account_id,
+        mail_from=claimed.mail_from,
+        rcpt_to=claimed.address,
+        raw=claimed.raw,
+    )
+
+
+def _expires_within(claimed: emails.Claimed, seconds: float) -> bool:
+    return claimed.expires_at is not None and datetime.now(UTC) + timedelta(seconds=seconds) >= claimed.expires_at
+
+
+def _without_network(outcome: str, reply: str) -> Try:
+    now = datetime.now(UTC)
+    return Try(provider="", verdict=Verdict(outcome=outcome, reply=reply, started_at=now, finished_at=now))  # type: ignore[arg-type] # one of Outcome
+
+
+def _settled(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> emails.Settled:
+    verdict = tried.verdict
+    return emails.Settled(
+        attempt_id=uuid7(),
+        account_id=claimed.account_id,
+        delivery_id=claimed.id,
+        email_id=claimed.email_id,
+        lease_id=claimed.lease_id,
+        number=claimed.number,
+        status=fate.status if fate else None,
+        again_in=fate.again_in if fate else None,
+        provider=tried.provider,
+        provider_id=verdict.provider_id,
+        started_at=verdict.started_at,
+        finished_at=verdict.finished_at,
+        outcome=verdict.outcome,
+        code=verdict.code,
+        reply=_storable(verdict.reply),
+        transcript=_encode([_storable(line) for line in verdict.transcript]).decode(),
+        event=_event(claimed, tried, fate) if fate else None,
+    )
+
+
+def _storable(text: str) -> str:
+    """What Postgres takes: a peer's odd bytes must never keep a verdict from being written."""
+    return text[:REPLY_KEPT].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _event(claimed: emails.Claimed, tried: Try, fate: Fate) -> events.NewEvent:
+    data = {
+        "id": claimed.email_id,
+        "recipient": claimed.address,
+        "status": fate.status,
+        "attempt": claimed.number,
+        "reply": _storable(tried.verdict.reply),
+        "provider": tried.provider or None,
+        "next_attempt_in": fate.again_in,
+    }
+    return events.NewEvent(type=f"email.{fate.status}", email_id=claimed.email_id, data=events.encode(data))
