@@ -132,6 +132,7 @@ async def test_mail_that_finds_no_free_child_does_not_wait(pool: parsing.Parsing
 
 
 async def test_a_cancelled_parse_leaves_no_answer_for_the_next(pool: parsing.ParsingPool, began: Path) -> None:
+    """Without the kill on cancellation this fails: the child is still there, busy with the old mail."""
     busy = asyncio.create_task(pool.parse(b"touch " + bytes(began)))
     child = await child_from(began)
     busy.cancel()

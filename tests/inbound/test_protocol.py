@@ -531,6 +531,7 @@ async def test_a_message_has_to_end_some_time() -> None:
 
 
 async def test_a_message_has_to_come_at_some_speed() -> None:
+    """Where the timer set for commands may sleep longer than DATA's deadline this fails: nothing is said for 20 s."""
     tray = Tray()
     async with listening(tray, limits={"rate_grace_seconds": 0.1, "min_data_rate": 1_000_000}) as port:
         peer = await port.connect()
