@@ -1,0 +1,184 @@
+"""The command `postroom`: reads arguments, calls what they name, prints.
+
+Each command imports what it needs when it runs, so that none waits for the others' modules. What cannot start as it is
+configured says so in one line on standard error and exits with 2; what fails otherwise, with 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+import gateway
+from gateway.errors import ConfigurationError, PostroomError
+
+app = typer.Typer(
+    name="postroom",
+    help="A mail gateway for programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="API keys of an account.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys_app, name="keys")
+
+AccountName = Annotated[str, typer.Option("--account", help="The account's name")]
+
+
+@app.command()
+def dev(
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of HTTP; 0: any free one  [8025]", min=0, max=65535)
+    ] = None,
+    smtp_port: Annotated[int | None, typer.Option(help="Port of SMTP  [1025]", min=0, max=65535)] = None,
+    submission_port: Annotated[int | None, typer.Option(help="Port of submission  [1587]", min=0, max=65535)] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where everything is kept")] = Path(".postroom"),
+    outbound: Annotated[list[str] | None, typer.Option(help="Provider URL; may be repeated  [capture://]")] = None,
+) -> None:
+    """Run everything: embedded Postgres and Valkey, web, SMTP, worker. Ctrl-C stops it, data stay."""
+    from gateway import dev as everything  # noqa: PLC0415 - see the module's docstring
+    from gateway import settings  # noqa: PLC0415 - likewise
+
+    options = everything.Options(
+        data_dir=data_dir,
+        http_port=http_port,
+        smtp_port=smtp_port,
+        submission_port=submission_port,
+        outbound=tuple(outbound or ()),
+    )
+    raise typer.Exit(everything.main(options, settings.process_environment()))
+
+
+@app.command()
+def serve() -> None:
+    """Run the HTTP and SMTP listeners, as the environment's settings say."""
+    from gateway import lifeline, settings  # noqa: PLC0415 - see the module's docstring
+
+    to_use = settings.load()
+    lifeline.die_with(to_use.postroom_parent)
+    from gateway import app as web  # noqa: PLC0415 - the parent may die while this is imported
+
+    web.serve(to_use)
+
+
+@app.command()
+def worker() -> None:
+    """Run the worker: deliveries, webhooks, expiry."""
+    from gateway import lifeline, settings  # noqa: PLC0415 - see the module's docstring
+
+    to_use = settings.load()
+    lifeline.die_with(to_use.postroom_parent)
+    from workers import main as work  # noqa: PLC0415 - the parent may die while this is imported
+
+    work.run(to_use)
+
+
+@app.command()
+def migrate(
+    check: Annotated[bool, typer.Option("--check", help="Only tell; exit 1 if any are missing")] = False,
+) -> None:
+    """Bring the database of DATABASE_URL up to date."""
+    from gateway.storage import migrate as migrations  # noqa: PLC0415 - see the module's docstring
+
+    dsn = _database_url()
+    names = asyncio.run(migrations.pending(dsn) if check else migrations.run(dsn))
+    for name in names:
+        typer.echo(f"{'missing' if check else 'applied'}  {name}")
+    if not names:
+        typer.echo("up to date")
+    raise typer.Exit(1 if check and names else 0)
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """List every setting: its environment variable, default and meaning."""
+    from gateway import settings  # noqa: PLC0415 - see the module's docstring
+
+    fields = settings.Settings.model_fields
+    rows = [(name.upper(), _shown(field.default), field.description or "") for name, field in fields.items()]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, default, meaning in rows:
+        typer.echo(f"{name:<{widths[0]}}  {default:<{widths[1]}}  {meaning}")
+
+
+@app.command()
+def version() -> None:
+    """Tell the version."""
+    typer.echo(f"postroom {gateway.__version__}")
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="mailboxes, send, inbound, read or admin; may be repeated")
+    ] = None,
+    account: AccountName = "default",
+) -> None:
+    """Make a key and print it: it is shown here and never again. An account that is not there is made."""
+    from gateway import keys, settings, tokens  # noqa: PLC0415 - see the module's docstring
+
+    keyring = tokens.Keyring(settings.require_secret_key(settings.load()))
+    scopes = scope or ["mailboxes", "send", "read"]
+    typer.echo(asyncio.run(keys.issue(_database_url(), keyring, account=account, name=name, scopes=scopes)))
+
+
+@keys_app.command("list")
+def list_keys(account: AccountName = "default") -> None:
+    """List an account's keys: id, scopes, expiry, name."""
+    from gateway import keys  # noqa: PLC0415 - see the module's docstring
+
+    for key in asyncio.run(keys.listing(_database_url(), account=account)):
+        expires = f"{key.expires_at:%Y-%m-%dT%H:%M:%SZ}" if key.expires_at else "never expires"
+        typer.echo(f"{key.id}  {','.join(key.scopes)}  {expires}  {key.name}")
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key_id: Annotated[UUID, typer.Argument(help="Its id, as `keys list` shows it")], account: AccountName = "default"
+) -> None:
+    """Make a key invalid, at once and for good."""
+    from gateway import keys  # noqa: PLC0415 - see the module's docstring
+
+    if not asyncio.run(keys.revoke(_database_url(), key_id, account=account)):
+        raise PostroomError(f"account {account!r} has no key {key_id} in use")
+    typer.echo("revoked")
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        app(prog_name="postroom")
+    except ConfigurationError as error:
+        typer.echo(f"postroom: {error}", err=True)
+        sys.exit(2)
+    except PostroomError as error:
+        typer.echo(f"postroom: {error}", err=True)
+        sys.exit(1)
+
+
+def _database_url() -> str:
+    from gateway import settings  # noqa: PLC0415 - see the module's docstring
+
+    if not (url := settings.load().database_url):
+        raise ConfigurationError("DATABASE_URL must be set, such as postgresql://user:pass@host:5432/postroom")
+    return url
+
+
+def _shown(default: object) -> str:
+    """A default as it would be written in the environment; secrets have none."""
+    if default is None or "Secret" in type(default).__name__:
+        return "-"
+    if isinstance(default, bool):
+        return "true" if default else "false"
+    return (",".join(default) if isinstance(default, tuple) else str(default)) or "-"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""API keys from the operator's side: for `postroom dev` and `postroom keys`, which have the database and no key yet."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from gateway import tokens
+from gateway.errors import ConfigurationError
+from gateway.storage import accounts, db
+
+
+async def issue(dsn: str, keyring: tokens.Keyring, *, account: str, name: str, scopes: Sequence[str]) -> str:
+    """A new key of the account of that name, which is made if there is none."""
+    if unknown := set(scopes) - set(accounts.SCOPES):
+        raise ConfigurationError(
+            f"no such scope: {', '.join(sorted(unknown))} (there are {', '.join(accounts.SCOPES)})"
+        )
+    async with _transaction(dsn) as connection:
+        return await _issue(connection, keyring, await _account(connection, account), name, scopes)
+
+
+async def ensure_admin(dsn: str, keyring: tokens.Keyring, *, account: str, name: str) -> str:
+    """The admin key of that name: the one issued earlier, as long as it is valid, else a new one."""
+    async with _transaction(dsn) as connection:
+        account_id = await _account(connection, account)
+        for key in await accounts.keys(connection, account_id, before=None, limit=200):
+            token = keyring.api_key(key.id)
+            usable = key.name == name and "admin" in key.scopes and not key.domains and key.expires_at is None
+            if usable and await accounts.credential(connection, tokens.hash_token(token)):  # not of another SECRET_KEY
+                return token
+        return await _issue(connection, keyring, account_id, name, ["admin"])
+
+
+async def listing(dsn: str, *, account: str) -> list[accounts.Key]:
+    """The account's newest 200 keys, newest first; none if there is no such account."""
+    async with _transaction(dsn) as connection:
+        account_id = await accounts.by_name(connection, account)
+        return await accounts.keys(connection, account_id, before=None, limit=200) if account_id else []
+
+
+async def revoke(dsn: str, key_id: UUID, *, account: str) -> bool:
+    """Whether the account had such a key in use; now it has not."""
+    async with _transaction(dsn) as connection:
+        account_id = await accounts.by_name(connection, account)
+        return account_id is not None and await accounts.revoke_key(connection, account_id, key_id)
+
+
+async def _account(connection: db.Connection, name: str) -> UUID:
+    return await accounts.by_name(connection, name) or await accounts.create(connection, name)
+
+
+async def _issue(
+    connection: db.Connection, keyring: tokens.Keyring, account_id: UUID, name: str, scopes: Sequence[str]
+) -> str:
+    key_id = uuid7()
+    token = keyring.api_key(key_id)
+    await accounts.create_key(
+        connection, account_id, id=key_id, hash=tokens.hash_token(token), name=name, scopes=scopes
+    )
+    return token
+
+
+@contextlib.asynccontextmanager
+async def _transaction(dsn: str) -> AsyncIterator[db.Connection]:
+    with db.translated():
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            async with connection.transaction():
+                yield connection
+        finally:
+            await connection.close()

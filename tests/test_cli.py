@@ -1,0 +1,91 @@
+"""The command line: exit codes, what it prints, and that it asks nobody for what it does not need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway import settings, tokens
+
+pytestmark = pytest.mark.anyio
+
+PROJECT = Path(__file__).parents[1]
+SECRET_KEY = "k" * 40
+
+
+def postroom(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    ours = {"DATABASE_URL", "REDIS_URL", "SECRET_KEY"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | variables
+    command = [sys.executable, "-m", "gateway.cli", *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_what_is_configured_wrongly_is_one_line_and_exit_code_2() -> None:
+    said = postroom("migrate", DB_POOL_SIZE="many")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.startswith("postroom: DB_POOL_SIZE: ")
+    assert said.stderr.count("\n") == 1
+
+
+def test_without_a_database_migrate_says_what_to_set() -> None:
+    said = postroom("migrate")
+    assert said.returncode == 2
+    assert "DATABASE_URL" in said.stderr
+
+
+def test_a_database_that_cannot_be_reached_is_one_line_and_exit_code_1() -> None:
+    said = postroom("migrate", "--check", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert said.returncode == 1
+    assert said.stderr.startswith("postroom: ")
+    assert said.stderr.count("\n") == 1
+
+
+def test_settings_lists_every_setting() -> None:
+    listed = postroom("settings").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == [name.upper() for name in settings.Settings.model_fields]
+
+
+def test_settings_shows_no_secret() -> None:
+    assert SECRET_KEY not in postroom("settings", SECRET_KEY=SECRET_KEY).stdout
+
+
+def test_version_needs_nothing_of_the_gateway() -> None:
+    program = (
+        "import sys\nfrom gateway import cli\ntry: cli.app(['version'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("postroom ")
+    assert not {"starlette", "asyncpg", "sqlalchemy", "structlog"} & set(said.stdout.split())
+
+
+async def test_migrate_check_tells_what_is_missing_and_migrate_applies_it(postgres_dsn: str, dsn: str) -> None:
+    migrated = postroom("migrate", "--check", DATABASE_URL=dsn)
+    assert (migrated.returncode, migrated.stdout) == (0, "up to date\n")
+    bare = postroom("migrate", "--check", DATABASE_URL=postgres_dsn)
+    assert bare.returncode == 1
+    assert bare.stdout.startswith("missing  ")
+
+
+async def test_keys_are_made_listed_and_revoked(dsn: str) -> None:
+    made = postroom(
+        "keys", "create", "ci", "--scope", "send", "--account", "a", DATABASE_URL=dsn, SECRET_KEY=SECRET_KEY
+    )
+    assert tokens.kind_of(made.stdout.strip()) == "key"
+    listed = postroom("keys", "list", "--account", "a", DATABASE_URL=dsn).stdout.splitlines()
+    assert len(listed) == 1
+    key_id, scopes, *_, name = listed[0].split()
+    assert (scopes, name) == ("send", "ci")
+    assert made.stdout.strip() not in listed[0]
+    assert postroom("keys", "revoke", key_id, "--account", "other", DATABASE_URL=dsn).returncode == 1
+    assert postroom("keys", "revoke", key_id, "--account", "a", DATABASE_URL=dsn).stdout == "revoked\n"
+    assert postroom("keys", "list", "--account", "a", DATABASE_URL=dsn).stdout == ""
+
+
+async def test_a_scope_that_there_is_not_is_refused(dsn: str) -> None:
+    said = postroom("keys", "create", "ci", "--scope", "root", DATABASE_URL=dsn, SECRET_KEY=SECRET_KEY)
+    assert said.returncode == 2
+    assert "root" in said.stderr
