@@ -109,6 +109,9 @@ def compose(draft: Draft) -> bytes:
 
 def check(raw: bytes, draft: Draft) -> None:
     """Read `raw` again and raise ComposeMismatch unless it is what `draft` asks for, and nothing more."""
+    lines = raw.count(b"\n")
+    if raw.count(b"\r") != lines or raw.count(b"\r\n") != lines:
+        raise ComposeMismatch("a line ends in something else than CRLF")  # which some readers take for a line's end
     head = header.scan(raw)
     if head.malformed or not head.complete:
         raise ComposeMismatch("the header block cannot be read")

@@ -400,7 +400,7 @@ def _body(parts: list[Part], kind: str, warnings: list[str]) -> str | None:
         if part.content_type == kind and part.is_body:
             text, odd = charsets.decode(part.content, part.charset)
             if odd:
-                warnings.append(f"a {kind} body is not valid {part.charset or 'UTF-8'}")
+                warnings.append(f"a {kind} body is not valid {header.decode(part.charset or 'UTF-8')}")
             texts.append(text.replace("\r\n", "\n"))
     return "\n".join(texts) if texts else None
 
