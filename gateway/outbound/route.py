@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from gateway.mail import address
 from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Provider, Verdict
 
 log = structlog.get_logger(__name__)
@@ -128,7 +129,12 @@ class Router:
 
 
 def _normal(domain: str) -> str:
-    return domain.lower().rstrip(".")
+    """Lower-case A-labels without a dot at the end, so that both ways of writing a domain are one."""
+    domain = domain.lower().rstrip(".")
+    try:
+        return address.Address(local="", domain=domain).ascii_domain
+    except address.InvalidAddress:
+        return domain
 
 
 def _nobody(circuits: Sequence[Circuit]) -> Verdict:

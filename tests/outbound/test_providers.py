@@ -16,6 +16,13 @@ from tests.outbound import outgoing, sink
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Both loops: their transports differ, and production runs on the second."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
 SECRET = "open/sesame:42"
 USER = "relay-user:open%2Fsesame%3A42"
 
@@ -108,7 +115,7 @@ async def _smtp(kind: str, folder: Path) -> AsyncIterator[Room]:
 
 
 @pytest.fixture(params=[*SMTP, "local", "capture"])
-async def room(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Room]:
+async def room(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: object) -> AsyncIterator[Room]:
     if request.param in SMTP:
         async for smtp_room in _smtp(request.param, tmp_path):
             yield smtp_room

@@ -41,7 +41,7 @@ class SmtpProvider:
         """One transaction; `about_to_commit` is awaited between the reply to RCPT and DATA."""
         attempt = _Attempt(outgoing, self._relay.authority, self._secrets)
         try:
-            smtp_session.check_envelope(outgoing)
+            attempt.outgoing = smtp_session.sayable(outgoing)
             async with self._slots:
                 return attempt.taken(await self._transact(attempt, about_to_commit))
         except smtp_session.DialogueError as ended:

@@ -8,6 +8,7 @@ MAIL and RCPT are not pipelined: aiosmtplib drops what arrives beyond the one re
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Final, Literal, cast
 
 import aiosmtplib
 
+from gateway.mail import address
 from gateway.outbound.providers.contract import Outcome, Outgoing, Stage
 
 Tls = Literal["implicit", "starttls", "opportunistic", "none"]
@@ -93,11 +95,23 @@ def wire_form(raw: bytes) -> bytes:
     return (b"." if stuffed.startswith(b".") else b"") + stuffed + b".\r\n"
 
 
-def check_envelope(outgoing: Outgoing) -> None:
-    """DialogueError where an address cannot be said in SMTP without saying something else besides."""
-    null_sender = outgoing.mail_from == ""  # RFC 5321 section 4.5.5
-    if not (null_sender or _PATH.fullmatch(outgoing.mail_from)) or not _PATH.fullmatch(outgoing.rcpt_to):
+def sayable(outgoing: Outgoing) -> Outgoing:
+    """With paths as any relay understands them; DialogueError where one would say something else besides."""
+    mail_from = outgoing.mail_from and _sayable_path(outgoing.mail_from)  # RFC 5321 section 4.5.5: <> for bounces
+    return dataclasses.replace(outgoing, mail_from=mail_from, rcpt_to=_sayable_path(outgoing.rcpt_to))
+
+
+def _sayable_path(path: str) -> str:
+    """The domain in A-labels: only a local part that is not ASCII needs SMTPUTF8."""
+    if not _PATH.fullmatch(path):
         raise DialogueError("mail", "not an address that SMTP can carry", outcome="failed")
+    if path.isascii():
+        return path
+    local, _, domain = path.rpartition("@")
+    try:
+        return f"{local}@{address.Address(local=local, domain=domain).ascii_domain}"
+    except address.InvalidAddress as error:
+        raise DialogueError("mail", "not a domain that SMTP can carry", outcome="failed") from error
 
 
 class Session:
