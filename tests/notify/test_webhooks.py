@@ -11,7 +11,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -138,11 +137,6 @@ async def post_once(url: str, names: guard.Resolver | None = None, **options: bo
 def signed(generation: int = 0) -> dict[str, str]:
     secret = KEYRING.webhook_secret(WEBHOOK, generation)
     return webhooks.sign([secret], "msg_1", datetime.now(UTC), BODY)
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
 
 
 # Signatures
