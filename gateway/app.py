@@ -1,4 +1,4 @@
-"""The web process: HTTP, WebSockets and the SMTP listeners of one event loop, from start-up to the last drained session.
+"""The web process: HTTP, WebSockets and SMTP listeners on one event loop, from start-up to the last drained session.
 
 With WEB_CONCURRENCY > 1 a parent binds the sockets once and hands them down to as many children, which accept on them
 in turn; a child that dies is replaced.
@@ -23,10 +23,23 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from gateway import __version__, lifecycle, lifeline, sockets, telemetry
+from gateway import __version__, lifecycle, loops, sockets, telemetry
 from gateway.inbound import listener
 from gateway.settings import Settings, process_environment
-from gateway.web import access, account, api, docs, edge, emails, events, mailboxes, messages, openapi, operating, webhooks
+from gateway.web import (
+    access,
+    account,
+    api,
+    docs,
+    edge,
+    emails,
+    events,
+    mailboxes,
+    messages,
+    openapi,
+    operating,
+    webhooks,
+)
 from gateway.web.paths import Paths
 
 log = structlog.get_logger(__name__)
@@ -41,7 +54,7 @@ class Sockets(WebSocketsSansIOProtocol):
     """uvicorn's WebSockets, which can also be cut off while their client does not read."""
 
     async def run_asgi(self) -> None:
-        self.scope[events.CUT] = self.cut
+        self.scope[events.CUT] = self.cut  # type: ignore[typeddict-unknown-key] # an extension of our own
         await super().run_asgi()
 
     def cut(self, code: int) -> None:
@@ -65,7 +78,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
     authenticate = access.Access(gateway.database)
     paths = Paths(gateway)
     streams = events.Events(gateway, paths, authenticate)
-    rooms = [
+    rooms: list[Any] = [
         mailboxes.Mailboxes(gateway, paths),
         messages.Messages(gateway, paths),
         streams,
@@ -115,7 +128,7 @@ class House:
             yield edge.application(routes(gateway, self._listening))
 
     def _listening(self) -> dict[str, bool]:
-        return {name: name in self._smtp for name in self._sockets if name != "http"}
+        return {name: name in self._smtp for name in self._sockets if name == "smtp"}
 
     def end_streams(self) -> None:
         """New mail and streams elsewhere, please; what runs may end."""
@@ -174,7 +187,7 @@ async def _serve(settings: Settings, listeners: Mapping[str, socket.socket]) -> 
 
 def bind(settings: Settings) -> dict[str, socket.socket]:
     """The sockets that the settings ask for, unless a parent handed them down."""
-    inherited = sockets.receive(os.environ.get("POSTROOM_SOCKETS", ""))
+    inherited = sockets.receive(settings.postroom_sockets)
     if inherited:
         return inherited
     bound = {"http": sockets.bind(settings.host, settings.port, "the HTTP listener (PORT)")}
@@ -183,26 +196,14 @@ def bind(settings: Settings) -> dict[str, socket.socket]:
     return bound
 
 
-def run(coroutine: Any) -> None:
-    """On uvloop where there is one."""
-    if sys.platform == "win32":
-        asyncio.run(coroutine)
-        return
-    import uvloop  # noqa: PLC0415 - there is none on Windows
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(coroutine)
-
-
 def serve(settings: Settings) -> None:
     """Run the web process until SIGTERM or SIGINT."""
     telemetry.configure(settings)
-    lifeline.die_with(int(os.environ.get("POSTROOM_PARENT", "0")))
     listeners = bind(settings)
-    if settings.web_concurrency > 1 and "POSTROOM_CHILD" not in os.environ:
+    if settings.web_concurrency > 1 and not settings.postroom_child:
         Parent(settings.web_concurrency, listeners).run()
     else:
-        run(_serve(settings, listeners))
+        loops.run(_serve(settings, listeners))
 
 
 class Parent:
@@ -237,7 +238,7 @@ class Parent:
         }
         descriptors: Sequence[int] = [listener.fileno() for listener in self._listeners.values()]
         command = [sys.executable, "-m", "gateway.cli", "serve"]
-        return subprocess.Popen(command, env=environment, pass_fds=descriptors)
+        return subprocess.Popen(command, env=environment, pass_fds=descriptors)  # noqa: S603 - our own program
 
     def _end(self, number: int, _: Any) -> None:
         self._ending = True

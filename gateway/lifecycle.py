@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from uuid import UUID
 
 import structlog
@@ -16,9 +16,14 @@ import structlog
 from gateway import tokens
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.inbound.parsing import ParsingPool
+from gateway.inbound.protocol import Incoming
 from gateway.inbound.receive import Reception
 from gateway.notify import nudges
 from gateway.notify.live import Live
+from gateway.outbound.providers import urls
+from gateway.outbound.providers.contract import Outgoing
+from gateway.outbound.providers.local import LocalProvider
+from gateway.outbound.route import Router
 from gateway.outbound.send import Outbox
 from gateway.settings import Settings, require_secret_key
 from gateway.storage import db, migrate
@@ -37,12 +42,13 @@ class Gateway:
         self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
         self.parsing = ParsingPool()
+        self._hearers: list[Callable[[Sequence[UUID]], None]] = [self.live.poke]
         self.nudger = nudges.Nudger(
             settings.redis_url, tls_verify=settings.redis_tls_verify, namespace=settings.redis_namespace
         )
         self._listener = nudges.Listener(
             settings.redis_url,
-            on_nudge=self.live.poke,
+            on_nudge=self._hear,
             on_reconnect=self.live.poke_all,
             tls_verify=settings.redis_tls_verify,
             namespace=settings.redis_namespace,
@@ -53,8 +59,39 @@ class Gateway:
     def tell(self, account_ids: Iterable[UUID]) -> None:
         """These accounts' logs have grown: whoever listens, here or in another process, looks again."""
         grown = list(account_ids)
-        self.live.poke(grown)
+        self._hear(grown)
         self.nudger.tell(grown)
+
+    def add_hearer(self, hearer: Callable[[Sequence[UUID]], None]) -> None:
+        """Call this, too, with accounts whose logs grew, here or in another process; it must not block or raise."""
+        self._hearers.append(hearer)
+
+    def _hear(self, account_ids: Sequence[UUID]) -> None:
+        for hearer in self._hearers:
+            hearer(account_ids)
+
+    async def deliver_local(self, outgoing: Outgoing) -> str:
+        """The way in for mail that stays in the house, answered as by the port; a delivery done twice is one mail."""
+        refusal = await self.reception.recipient(outgoing.rcpt_to, outgoing.mail_from)
+        if refusal is not None:
+            return refusal
+        return await self.reception.deliver(
+            Incoming(
+                receipt_id=outgoing.delivery_id,
+                mail_from=outgoing.mail_from,
+                rcpt_to=(outgoing.rcpt_to,),
+                helo=self.settings.hostname,
+                remote_ip="",
+                tls=False,
+                smtputf8=outgoing.smtputf8,
+                raw=outgoing.raw,
+            )
+        )
+
+    def router(self) -> Router:
+        """The ways out that OUTBOUND and the own domains give. Raises ConfigurationError."""
+        providers = [urls.from_url(url, self.settings) for url in self.settings.outbound]
+        return Router(providers, self.settings.mail_domains, LocalProvider(self.deliver_local))
 
     async def listen(self) -> None:
         """Hear of what other processes commit, until cancelled."""

@@ -80,6 +80,14 @@ _RFC3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}", re.ASCI
 Time = Annotated[AwareDatetime, BeforeValidator(_text_of_a_time), AfterValidator(_to_utc)]
 
 
+_TIME: Final[TypeAdapter[datetime]] = TypeAdapter(Time)
+
+
+def time_of(text: str) -> datetime:
+    """RFC 3339's date-time in UTC. ValueError for anything else."""
+    return _TIME.validate_python(text)
+
+
 # Requests and replies
 
 

@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
     postroom_dev: bool = Field(False, description="Set by `postroom dev`: metrics and docs open, AUTH without TLS")
     postroom_sockets: str = Field("", description="Listening sockets handed down by the parent process: http=3,smtp=4")
+    postroom_child: bool = Field(False, description="Set by `postroom serve` for its WEB_CONCURRENCY processes")
     postroom_parent: int = Field(0, ge=0, description="Process id of the parent to die with; 0 = none. Parents set it")
 
     @field_validator("mail_domains", "outbound", "retry_schedule", "webhook_retry_schedule", mode="before")

@@ -103,10 +103,12 @@ class Bridge(logging.Handler):
         return str(event)
 
 
-# Libraries that say more than is wanted: aiosmtpd a line for each command, AUTH's arguments among them;
-# HTTP clients each URL; uvicorn each request, which the HTTP edge logs itself.
+# Libraries that say more than is wanted: aiosmtpd a line for each command, AUTH's arguments among them; arq two for
+# each nudge; HTTP clients each URL; uvicorn each request, which the HTTP edge logs itself.
 _QUIET: Final = {
     "mail": logging.WARNING,
+    "arq": logging.WARNING,
+    "databases": logging.WARNING,
     "httpx2": logging.WARNING,
     "httpcore": logging.WARNING,
     "uvicorn.access": logging.CRITICAL,

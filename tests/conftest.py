@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx2
 import pytest
 
 from gateway.storage import accounts, db
-from tests import databases, servers
+from tests import databases, house, servers
 
 RUN = pytest.StashKey[servers.Run]()
 
@@ -74,3 +77,34 @@ async def account_id(database: db.Database) -> UUID:
     """An account in it."""
     async with database.transaction() as connection:
         return await accounts.create(connection, "test")
+
+
+@pytest.fixture(scope="session")
+def shared_house(postgres_dsn: str, redis_url: str) -> Iterator[house.House]:
+    """One running house for all tests of this worker that kill nothing; each test takes an account of its own.
+
+    Started and stopped on a loop of its own, since the tests' loops come and go."""
+    with asyncio.Runner() as runner:
+        stack = contextlib.AsyncExitStack()
+
+        async def begin() -> house.House:
+            dsn = await stack.enter_async_context(databases.fresh(postgres_dsn))
+            return await stack.enter_async_context(house.standing(dsn, redis_url))
+
+        try:
+            yield runner.run(begin())
+        finally:
+            runner.run(stack.aclose())
+
+
+@pytest.fixture
+async def tenant(shared_house: house.House) -> house.Tenant:
+    """An account of the test's own in the shared house, with an admin key."""
+    return await shared_house.tenant()
+
+
+@pytest.fixture
+async def client(shared_house: house.House, tenant: house.Tenant) -> AsyncIterator[httpx2.AsyncClient]:
+    """That account's HTTP client, at /v1."""
+    async with shared_house.client(tenant.key) as client:
+        yield client

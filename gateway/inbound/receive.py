@@ -129,7 +129,7 @@ class Reception:
 
     async def recipient(self, address: str, envelope_from: str) -> str | None:
         """None takes the recipient; else the reply that refuses it."""
-        recipient = _recipient(address)
+        recipient = _recipient(address, self._settings.first_domain)
         if recipient is None:
             return BAD_ADDRESS
         if not self.is_own(recipient.domain):
@@ -154,7 +154,8 @@ class Reception:
 
     async def deliver(self, incoming: Incoming) -> str:
         """The reply to the final dot. 250 is said after the commit and for every outcome; a fault of ours is 4xx."""
-        recipients = tuple(r for r in map(_recipient, incoming.rcpt_to) if r is not None)
+        named = (_recipient(given, self._settings.first_domain) for given in incoming.rcpt_to)
+        recipients = tuple(recipient for recipient in named if recipient is not None)
         reading = await self._read(incoming)
         try:
             return await self._committer.submit(Arrival(incoming=incoming, recipients=recipients, reading=reading))
@@ -318,10 +319,11 @@ def _queued(receipt_id: UUID) -> str:
     return f"250 2.0.0 queued as {receipt_id}"
 
 
-def _recipient(given: str) -> Recipient | None:
+def _recipient(given: str, first_domain: str) -> Recipient | None:
     """None where it is no address at all."""
+    path = f"postmaster@{first_domain}" if given.lower() == "postmaster" else given  # RFC 5321 4.5.1
     try:
-        parsed = address.recipient(given)
+        parsed = address.recipient(path)
     except address.InvalidAddress:
         return None
     bare = parsed.without_tag

@@ -43,6 +43,7 @@ SECONDS: Final = Histogram(
 )
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _KEY: Final = "postroom.exchange"
+_QUIET: Final = frozenset(("/healthz", "/readyz", "/metrics"))  # asked every few seconds, of no interest while well
 _REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
 _CLIENT_LEFT: Final = 499  # nginx's word for it; never sent
 
@@ -155,7 +156,8 @@ def _record(scope: Scope, current: Exchange, seconds: float) -> None:
     _histogram(current.route).observe(seconds)
     ids = {"account_id": str(current.account_id)} if current.account_id else {}
     duration = round(seconds * 1000, 3)
-    log.info("http request", method=method, route=current.route, status=status, duration_ms=duration, **ids)
+    say = log.debug if current.route in _QUIET and status < 400 else log.info
+    say("http request", method=method, route=current.route, status=status, duration_ms=duration, **ids)
 
 
 @functools.cache  # as many as there are series

@@ -272,7 +272,7 @@ class Messages:
     async def raw(self, caller: Caller, id: UUID) -> Response:
         """What came over the wire, byte for byte (dots unstuffed)."""
         _, raw = await self._find(caller, id)
-        return _download(raw, "message/rfc822", f"{id}.eml")
+        return download(raw, "message/rfc822", f"{id}.eml")
 
     async def text(self, caller: Caller, id: UUID) -> Response:
         """The text body."""
@@ -302,7 +302,7 @@ class Messages:
             found, content = parse.attachment(raw, index)
         except IndexError:
             raise errors.NotFound from None
-        return _download(content, "application/octet-stream", found.filename or f"attachment-{index}")
+        return download(content, "application/octet-stream", found.filename or f"attachment-{index}")
 
     async def _find(self, caller: Caller, message_id: UUID) -> tuple[messages.Message, bytes]:
         async with self._gateway.database.connection() as connection:
@@ -321,8 +321,8 @@ def _json(body: Any) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
-def _download(content: bytes, media_type: str, filename: str) -> Response:
-    """Never shown in place: a stranger's bytes, under a name that is only a label (RFC 6266, RFC 8187)."""
+def download(content: bytes, media_type: str, filename: str) -> Response:
+    """A stranger's bytes: to be saved, never shown in place, under a name that is only a label (RFC 6266, 8187)."""
     ascii_name = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in filename)[:100]
     quoted = urllib.parse.quote(filename.replace("/", "_").replace("\\", "_"), safe="")
     disposition = f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quoted}"

@@ -1,0 +1,168 @@
+"""The dispatcher: takes due webhook deliveries under a lease, posts each, and writes down what came of it.
+
+A worker that dies while posting lets its lease run out, and the event is told again under the same webhook-id: at least
+once, never zero times. The lease is longer than an attempt can take, so it needs no heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import structlog
+from uuid_utils.compat import uuid7
+
+from gateway.errors import Unavailable
+from gateway.notify import webhooks as posting
+from gateway.settings import Settings
+from gateway.storage import db, webhooks
+from gateway.tokens import Keyring
+
+log = structlog.get_logger(__name__)
+
+CHUNK: Final = 20  # deliveries of one claim
+AT_ONCE: Final = 50  # posts under way in one process
+LEASE_MARGIN_SECONDS: Final = 30.0  # beyond the longest attempt
+AGAIN_SECONDS: Final = 0.5  # between tries to write down what came of it, while the database is away
+JITTER: Final = 0.1
+
+
+class Dispatcher:
+    """All webhooks of one worker process."""
+
+    def __init__(
+        self,
+        database: db.Database,
+        settings: Settings,
+        keyring: Keyring,
+        poster: posting.Poster,
+        *,
+        told: Callable[[Iterable[UUID]], None],
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._keyring = keyring
+        self._poster = poster
+        self._told = told
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    async def drain(self, account_id: UUID) -> None:
+        """Begin to tell everything of the account that is due; returns when nothing more is."""
+        while not self._closing:
+            claimed = await self._claim(account_id)
+            for one in claimed:
+                await self._slots.acquire()
+                task = asyncio.create_task(self._tell(one))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            if len(claimed) < CHUNK:
+                return
+
+    async def look(self) -> list[UUID]:
+        """Accounts with somebody to tell now."""
+        async with self._database.connection() as connection:
+            return await webhooks.due_accounts(connection, 1000)
+
+    async def hearing(self) -> set[UUID]:
+        """Accounts that have a webhook at all."""
+        async with self._database.connection() as connection:
+            return await webhooks.hearing(connection)
+
+    async def close(self, seconds: float) -> int:
+        """Begin nothing new; how many posts were still under way after `seconds` (their leases run out)."""
+        self._closing = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._poster.close()
+        return len(left)
+
+    async def _claim(self, account_id: UUID) -> list[webhooks.Claimed]:
+        lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
+        async with self._database.transaction() as connection:
+            return await webhooks.claim(connection, account_id, lease_id=uuid7(), lease_seconds=lease, limit=CHUNK)
+
+    async def _tell(self, claimed: webhooks.Claimed) -> None:
+        try:
+            await self._write(await self._attempt(claimed))
+        except Exception:  # this delivery alone; its lease runs out and somebody tries again
+            log.exception("webhook delivery failed", webhook_id=str(claimed.webhook.id), event_id=str(claimed.event_id))
+        finally:
+            self._slots.release()
+
+    async def _attempt(self, claimed: webhooks.Claimed) -> webhooks.Settled:
+        started_at = datetime.now(UTC)
+        if claimed.event is None or claimed.webhook.status != "active" or claimed.webhook.deleted_at is not None:
+            return _given_up(claimed, started_at, "the event or the webhook is gone")
+        body = claimed.event.json()
+        headers = posting.sign(self._secrets(claimed.webhook), str(claimed.event_id), started_at, body)
+        attempt = await self._poster.post(claimed.webhook.url, headers, body)
+        return self._judge(claimed, attempt, started_at)
+
+    def _secrets(self, webhook: webhooks.Webhook) -> list[str]:
+        """The current one, and while it is being rotated the one before."""
+        secrets = [self._keyring.webhook_secret(webhook.id, webhook.secret_generation)]
+        until = webhook.previous_secret_until
+        if until is not None and until > datetime.now(UTC):
+            secrets.append(self._keyring.webhook_secret(webhook.id, webhook.secret_generation - 1))
+        return secrets
+
+    def _judge(self, claimed: webhooks.Claimed, attempt: posting.Attempt, started_at: datetime) -> webhooks.Settled:
+        status, again_in = "dead", None
+        if attempt.outcome == "delivered":
+            status = "delivered"
+        elif attempt.outcome == "failed":
+            spread = random.uniform(-JITTER, JITTER)  # noqa: S311 - spreads load; nothing secret
+            again_in = posting.next_attempt(
+                claimed.number, self._settings.webhook_retry_schedule, attempt.retry_after, spread
+            )
+            status = "dead" if again_in is None else "pending"
+        return webhooks.Settled(
+            claimed=claimed,
+            status=status,
+            again_in=again_in or 0.0,
+            started_at=started_at,
+            latency=attempt.latency,
+            answered=attempt.status,
+            answer=attempt.answer,
+            error=attempt.error,
+            disable="its receiver answered 410 Gone" if attempt.outcome == "gone" else None,
+        )
+
+    async def _write(self, settled: webhooks.Settled) -> None:
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    await webhooks.settle(connection, settled)
+            except (
+                Unavailable,
+                db.CommitUnknown,
+            ):  # written twice is an attempt listed twice; the lease guards the rest
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                break
+        if settled.disable is not None:
+            self._told([settled.claimed.account_id])
+
+
+def _given_up(claimed: webhooks.Claimed, started_at: datetime, reason: str) -> webhooks.Settled:
+    return webhooks.Settled(
+        claimed=claimed,
+        status="dead",
+        again_in=0.0,
+        started_at=started_at,
+        latency=0.0,
+        answered=None,
+        answer="",
+        error=reason,
+        disable=None,
+    )

@@ -1,0 +1,572 @@
+"""/v1/emails: sending, a superset of Resend's requests; lists, timelines, cancelling, rescheduling, retrying."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+import msgspec
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import errors, models
+from gateway.lifecycle import Gateway
+from gateway.mail import address, compose
+from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
+from gateway.outbound import send as sending
+from gateway.storage import emails
+from gateway.web import api, messages, once, reading
+
+SEND: Final = "POST /v1/emails"
+SEND_BATCH: Final = "POST /v1/emails/batch"
+MAX_BATCH: Final = 1000
+MAX_METADATA_BYTES: Final = 16_384
+MAX_BYTE_VALUES: Final = (
+    10_485_760  # of one attachment given as a list, which costs seconds to read; base64 may be larger
+)
+MAX_AHEAD: Final = timedelta(days=365)
+UNITS: Final = {"second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+_IN: Final = re.compile(r"in (\d{1,6}|an?) (second|sec|minute|min|hour|day|week)s?", re.IGNORECASE)
+_cursors: Final[models.Cursor[tuple[UUID]]] = models.Cursor(tuple[UUID])
+
+Recipients = str | Annotated[list[str], Field(max_length=sending.MAX_RECIPIENTS)]
+HeaderName = Annotated[str, StringConstraints(min_length=1, max_length=76)]
+TagText = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_-]+$")]
+Byte = Annotated[int, Field(ge=0, le=255)]
+ByteValues = Annotated[list[Byte], Field(max_length=MAX_BYTE_VALUES, fail_fast=True)]
+Status = Literal[
+    "scheduled",
+    "queued",
+    "sending",
+    "deferred",
+    "unknown",
+    "sent",
+    "delivered",
+    "canceled",
+    "suppressed",
+    "failed",
+    "bounced",
+    "complained",
+]
+
+
+def _bounded(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
+        raise ValueError(f"more than {MAX_METADATA_BYTES} bytes of JSON")
+    return metadata
+
+
+class NewAttachment(Input):
+    """A file, or a picture that the HTML names by `cid:`."""
+
+    filename: str | None = Field(None, max_length=255)
+    content: str | ByteValues | None = Field(None, description="Base64, or a list of byte values")
+    content_type: str | None = Field(None, max_length=255)
+    content_id: str | None = Field(None, max_length=900)
+    path: str | None = Field(None, description="Refused: nothing is fetched from URLs")
+
+
+class Tag(Input):
+    """A word about an e-mail, to find it by."""
+
+    name: TagText
+    value: TagText
+
+
+class NewEmail(Input):
+    """An e-mail to be sent."""
+
+    from_: str = Field(alias="from", max_length=998)
+    to: Recipients
+    subject: str = Field(max_length=20_000)
+    cc: Recipients | None = None
+    bcc: Recipients | None = None
+    reply_to: Recipients | None = None
+    text: str | None = None
+    html: str | None = None
+    headers: dict[HeaderName, str] | None = Field(None, max_length=200)
+    attachments: list[NewAttachment] | None = Field(None, max_length=500)
+    tags: list[Tag] | None = Field(None, max_length=50)
+    metadata: Annotated[dict[str, JsonValue], AfterValidator(_bounded)] | None = None
+    scheduled_at: str | None = Field(None, max_length=100, description='RFC 3339, or "in 10 min"')
+    expires_in: int | None = Field(None, ge=1, le=2_592_000, description="Seconds from when it is due")
+    on_unknown: Literal["retry", "hold"] = Field("retry", description="When the line breaks after the final dot")
+    on_suppressed: Literal["skip", "reject"] = "skip"
+
+
+class EmailChanges(Input):
+    """Another time."""
+
+    scheduled_at: str = Field(max_length=100)
+    id: str | None = Field(None, description="Resend's clients repeat it; allowed if equal")
+
+
+class EmailsQuery(PeriodQuery):
+    """Which e-mails."""
+
+    status: Status | None = None
+    to: str | None = Field(None, max_length=320, description="A recipient's address")
+    tag: str | None = Field(None, max_length=513, description="A tag's name, its value, or name:value")
+    after: UUID | None = Field(None, description="Behind this e-mail in the list's order, as Resend does")
+    before: UUID | None = Field(None, description="In front of this e-mail in the list's order")
+
+
+class Accepted(Output):
+    """It is committed and will be sent."""
+
+    id: UUID
+    status: Literal["queued", "scheduled"]
+
+
+class Reference(Output):
+    """An e-mail's id."""
+
+    id: UUID
+
+
+class BatchProblem(Output):
+    """One that could not be taken."""
+
+    index: int
+    message: str
+
+
+class AcceptedBatch(Output):
+    """Those that are committed."""
+
+    data: list[Reference]
+    errors: list[BatchProblem] | None = None
+
+
+class Recipient(Output):
+    """One recipient and what became of it."""
+
+    address: str
+    kind: Literal["to", "cc", "bcc"]
+    status: Status
+    attempts: int
+    next_attempt_at: Time | None
+    provider: str | None
+    provider_id: str | None
+    reply: str | None
+
+
+class EmailSummary(Output):
+    """An e-mail as lists show it."""
+
+    object: Literal["email"] = "email"
+    id: UUID
+    sender: str = Field(serialization_alias="from")
+    to: list[str]
+    cc: list[str]
+    bcc: list[str]
+    reply_to: list[str]
+    subject: str
+    status: Status
+    last_event: Status
+    message_id: str
+    tags: list[Tag]
+    metadata: dict[str, JsonValue]
+    size: int
+    on_unknown: Literal["retry", "hold"]
+    created_at: Time
+    scheduled_at: Time | None
+    expires_at: Time | None
+    recipients: list[Recipient]
+
+
+class Email(EmailSummary):
+    """What was sent, and what became of it."""
+
+    text: str | None
+    html: str | None
+    headers: list[tuple[str, str]]
+    attachments: list[messages.Attachment]
+
+
+class Attempt(Output):
+    """One attempt at one recipient."""
+
+    id: UUID
+    recipient: str
+    number: int
+    provider: str
+    started_at: Time
+    finished_at: Time
+    outcome: str
+    code: int | None
+    reply: str
+    transcript: list[str]
+    is_stale: bool
+
+
+class Changed(Output):
+    """Resend's answer to a change."""
+
+    object: Literal["email"] = "email"
+    id: UUID
+
+
+BATCH_MODE: Final = "x-batch-validation"
+
+
+class Emails:
+    """The operations."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._turns = once.Turns()
+
+    def operations(self) -> Sequence[api.Operation]:
+        limit = api.send_body_limit(self._gateway.settings.max_message_bytes)
+        writing: dict[str, Any] = {"scope": "send", "tags": ["E-mails"]}
+        reading: dict[str, Any] = {"scope": {"send", "read"}, "tags": ["E-mails"]}
+        refusals = [errors.InvalidAttachment, errors.RecipientSuppressed, errors.QuotaExceeded]
+        creating: dict[str, Any] = {**writing, "status": 202, "idempotent": True, "max_body_bytes": limit}
+        modes = {BATCH_MODE: "strict (default): all or none; permissive: the good ones go, `errors` lists the rest"}
+        return [
+            api.op("POST", "/emails", self.send, returns=Accepted, errors=refusals, **creating),
+            api.op(
+                "POST", "/emails/batch", self.batch, returns=AcceptedBatch, errors=refusals, headers=modes, **creating
+            ),
+            api.op("GET", "/emails", self.list, returns=Page[EmailSummary], **reading),
+            api.op("GET", "/emails/{id}", self.get, returns=Email, **reading),
+            api.op("PATCH", "/emails/{id}", self.reschedule, errors=[errors.InvalidState], **writing),
+            api.op("GET", "/emails/{id}/attempts", self.attempts, returns=Page[Attempt], **reading),
+            api.op("GET", "/emails/{id}/raw", self.raw, produces="message/rfc822", **reading),
+            api.op("POST", "/emails/{id}/cancel", self.cancel, errors=[errors.InvalidState], **writing),
+            api.op("POST", "/emails/{id}/retry", self.retry, errors=[errors.InvalidState], **writing),
+        ]
+
+    async def send(
+        self, caller: Caller, body: NewEmail, idempotency_key: str | None, fingerprint: bytes | None
+    ) -> models.Answer:
+        """Send an e-mail: 202 once it is committed."""
+        wish = once.wish(SEND, idempotency_key, fingerprint)
+        request = _request(caller, body)
+        async with self._turns.turn(caller.account_id, wish):
+            receipt = await self._gateway.outbox.send(caller.account_id, request, wish)
+        return once.answered(202, receipt.answer, replayed=receipt.replayed)
+
+    async def batch(
+        self,
+        request: Request,
+        caller: Caller,
+        body: Annotated[list[JsonValue], Field(min_length=1, max_length=MAX_BATCH)],
+        idempotency_key: str | None,
+        fingerprint: bytes | None,
+    ) -> models.Answer:
+        """Send up to 1,000 e-mails: all or none, or the good ones (`x-batch-validation: permissive`)."""
+        permissive = request.headers.get(BATCH_MODE, "strict").lower() == "permissive"
+        wish = once.wish(SEND_BATCH, idempotency_key, fingerprint)
+        prepared, problems = await self._prepare_all(caller, body, permissive)
+        async with self._turns.turn(caller.account_id, wish):
+            receipt = await self._gateway.outbox.send_all(
+                caller.account_id, prepared, wish, problems if permissive else None
+            )
+        return once.answered(202, receipt.answer, replayed=receipt.replayed)
+
+    async def _prepare_all(
+        self, caller: Caller, body: Sequence[Any], permissive: bool
+    ) -> tuple[list[sending.Prepared], list[dict[str, Any]]]:
+        prepared: list[sending.Prepared] = []
+        problems: list[dict[str, Any]] = []
+        for index, item in enumerate(body):
+            try:
+                email = _email(item)
+                prepared.append(await self._gateway.outbox.prepare(_request(caller, email)))
+            except errors.ApiError as error:
+                if not permissive:
+                    raise _of_item(index, error) from error
+                problems.append({"index": index, "message": error.message})
+        return prepared, problems
+
+    async def list(self, caller: Caller, query: EmailsQuery) -> Response:
+        """E-mails, newest first."""
+        wanted = emails.Wanted(
+            status=query.status,
+            to=_canonical_domain(query.to) if query.to else None,
+            tag=query.tag,
+            since=query.since,
+            until=query.until,
+            after=_cursors.decode(query.cursor)[0] if query.cursor else query.after,
+            before=query.before,
+        )
+        async with self._gateway.database.connection() as connection:
+            found = await emails.page(
+                connection, caller.account_id, wanted, limit=query.limit + 1, ascending=query.order == "asc"
+            )
+            shown = found[: query.limit]
+            of_email = await emails.recipients(connection, caller.account_id, [email.id for email in shown])
+        has_more = len(found) > query.limit
+        body = {
+            "object": "list",
+            "data": [_summary(email, of_email[email.id]) for email in shown],
+            "has_more": has_more,
+            "next_cursor": _cursors.encode((shown[-1].id,)) if has_more else None,
+        }
+        return _json(body)
+
+    async def get(self, caller: Caller, id: UUID) -> Response:
+        """What was sent, and what became of it, recipient by recipient."""
+        async with self._gateway.database.connection() as connection:
+            email = await emails.get(connection, caller.account_id, id)
+            raw = await emails.raw(connection, caller.account_id, id)
+            of_email = await emails.recipients(connection, caller.account_id, [id])
+        if email is None or raw is None:
+            raise errors.NotFound
+        parsed = await messages.read(self._gateway, raw)
+        return _json(
+            {
+                **_summary(email, of_email[id]),
+                "text": parsed.text,
+                "html": parsed.html,
+                "headers": parsed.headers,
+                "attachments": parsed.attachments,
+            }
+        )
+
+    async def attempts(self, caller: Caller, id: UUID) -> Response:
+        """Every attempt, with its dialogue."""
+        async with self._gateway.database.connection() as connection:
+            if await emails.get(connection, caller.account_id, id) is None:
+                raise errors.NotFound
+            found = await emails.attempts(connection, caller.account_id, id)
+        return _json(
+            {"object": "list", "data": [_attempt(row) for row in found], "has_more": False, "next_cursor": None}
+        )
+
+    async def raw(self, caller: Caller, id: UUID) -> Response:
+        """The composed mail, as every attempt sends it."""
+        async with self._gateway.database.connection() as connection:
+            raw = await emails.raw(connection, caller.account_id, id)
+        if raw is None:
+            raise errors.NotFound
+        return messages.download(raw, "message/rfc822", f"{id}.eml")
+
+    async def cancel(self, caller: Caller, id: UUID) -> Changed:
+        """Do not send it to whom it was not sent yet."""
+        async with self._gateway.database.transaction() as connection:
+            await emails.cancel(connection, caller.account_id, id)
+        self._gateway.tell([caller.account_id])
+        return Changed(id=id)
+
+    async def reschedule(self, caller: Caller, id: UUID, body: EmailChanges) -> Changed:
+        """Send it at another time."""
+        if body.id is not None and body.id != str(id):
+            raise errors.invalid("id", "not the e-mail of the path")
+        moment = _moment(body.scheduled_at) or datetime.now(UTC)
+        async with self._gateway.database.transaction() as connection:
+            await emails.reschedule(connection, caller.account_id, id, moment)
+        self._gateway.tell([caller.account_id])
+        return Changed(id=id)
+
+    async def retry(self, caller: Caller, id: UUID) -> Changed:
+        """Try again now for whom it failed, bounced, was put off or is held."""
+        async with self._gateway.database.transaction() as connection:
+            await emails.retry(connection, caller.account_id, id)
+        self._gateway.tell([caller.account_id])
+        self._gateway.nudge_deliveries([caller.account_id])
+        return Changed(id=id)
+
+
+# From the wire to a request
+
+_NEW_EMAIL: Final = TypeAdapter(NewEmail)
+
+
+def _email(item: Any) -> NewEmail:
+    """One of a batch, whose fields are named as if it stood alone."""
+    try:
+        return _NEW_EMAIL.validate_python(item)
+    except ValidationError as error:
+        raise reading.failed(error, item, whole="email") from None
+
+
+def _request(caller: Caller, body: NewEmail) -> sending.Request:
+    """Raises ApiErrors that name the field."""
+    sender = _mailbox("from", body.from_)
+    if caller.domains and sender.address.ascii_domain not in caller.domains:
+        raise errors.RestrictedApiKey(f"The API key may not send from {sender.address.domain}.")
+    request = sending.Request(
+        from_=sender,
+        to=_mailboxes("to", body.to),
+        cc=_mailboxes("cc", body.cc),
+        bcc=_mailboxes("bcc", body.bcc),
+        reply_to=_mailboxes("reply_to", body.reply_to),
+        subject=body.subject,
+        text=body.text,
+        html=body.html,
+        headers=body.headers or {},
+        attachments=tuple(_attachment(f"attachments[{i}]", a) for i, a in enumerate(body.attachments or ())),
+        tags=tuple({"name": tag.name, "value": tag.value} for tag in body.tags or ()),
+        metadata=body.metadata or {},
+        scheduled_at=_moment(body.scheduled_at),
+        expires_in=body.expires_in,
+        on_unknown=body.on_unknown,
+        on_suppressed=body.on_suppressed,
+    )
+    _check_whole(request)
+    return request
+
+
+def _check_whole(request: sending.Request) -> None:
+    if not request.recipient_count:
+        raise errors.invalid("to", "at least one recipient is needed")
+    if request.recipient_count > sending.MAX_RECIPIENTS:
+        raise errors.invalid("to", f"at most {sending.MAX_RECIPIENTS} recipients in all")
+    if not request.text and not request.html:
+        message = "text or html is needed"
+        raise errors.MissingRequiredField(message, errors=[errors.FieldError(field="text", message=message)])
+
+
+def _mailbox(field: str, text: str) -> address.Mailbox:
+    try:
+        return address.parse_mailbox(text)
+    except address.InvalidAddress as error:
+        raise errors.invalid(field, str(error)) from error
+
+
+def _mailboxes(field: str, given: str | list[str] | None) -> tuple[address.Mailbox, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return (_mailbox(field, given),)
+    return tuple(_mailbox(f"{field}[{index}]", text) for index, text in enumerate(given))
+
+
+def _attachment(field: str, given: NewAttachment) -> compose.Attachment:
+    if given.path is not None:
+        raise _bad_attachment(f"{field}.path", "files are not fetched from URLs; give their content")
+    if given.content is None:
+        raise _bad_attachment(f"{field}.content", "required")
+    content = bytes(given.content) if isinstance(given.content, list) else _decoded(f"{field}.content", given.content)
+    return compose.Attachment(
+        filename=given.filename,
+        content=content,
+        content_type=given.content_type or "application/octet-stream",
+        content_id=given.content_id,
+    )
+
+
+def _decoded(field: str, text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise _bad_attachment(field, "not base64") from None
+
+
+def _bad_attachment(field: str, message: str) -> errors.InvalidAttachment:
+    return errors.InvalidAttachment(f"{field}: {message}", errors=[errors.FieldError(field=field, message=message)])
+
+
+def _moment(text: str | None) -> datetime | None:
+    """When to send; None = at once, which a time that has passed means too. Raises ValidationFailed."""
+    if text is None:
+        return None
+    now = datetime.now(UTC)
+    moment = _relative(text, now) or _absolute(text)
+    if moment > now + MAX_AHEAD:
+        raise errors.invalid("scheduled_at", "more than a year ahead")
+    return moment if moment > now else None
+
+
+def _relative(text: str, now: datetime) -> datetime | None:
+    match = _IN.fullmatch(text.strip())
+    if match is None:
+        return None
+    count = int(match[1]) if match[1].isdigit() else 1
+    return now + timedelta(seconds=count * UNITS[match[2].lower()])
+
+
+def _absolute(text: str) -> datetime:
+    try:
+        return models.time_of(text)
+    except ValueError:
+        raise errors.invalid("scheduled_at", 'neither an RFC 3339 time nor like "in 10 min"') from None
+
+
+def _of_item(index: int, error: errors.ApiError) -> errors.ApiError:
+    """The same refusal, its fields named from the list's point of view."""
+    fields = [errors.FieldError(field=f"[{index}].{e.field}", message=e.message) for e in error.errors]
+    return type(error)(f"[{index}]: {error.message}", errors=fields)
+
+
+def _canonical_domain(text: str) -> str:
+    """As deliveries hold it: the local part as given, the domain in lower case."""
+    try:
+        return str(address.parse(text))
+    except address.InvalidAddress:
+        raise errors.invalid("to", "not an e-mail address") from None
+
+
+# From storage to the wire
+
+
+def _summary(email: emails.Email, deliveries: Sequence[emails.Delivery]) -> dict[str, Any]:
+    status = emails.overall(delivery.status for delivery in deliveries)
+    return {
+        "object": "email",
+        "id": email.id,
+        "from": _shown({"name": email.from_name, "address": email.from_address}),
+        **{kind: [_shown(person) for person in email.recipients[kind]] for kind in ("to", "cc", "bcc", "reply_to")},
+        "subject": email.subject,
+        "status": status,
+        "last_event": status,
+        "message_id": f"<{email.message_id}>",
+        "tags": email.tags,
+        "metadata": email.metadata,
+        "size": email.size,
+        "on_unknown": email.on_unknown,
+        "created_at": email.created_at.astimezone(UTC),
+        "scheduled_at": email.scheduled_at.astimezone(UTC) if email.scheduled_at else None,
+        "expires_at": email.expires_at.astimezone(UTC) if email.expires_at else None,
+        "recipients": [_recipient(delivery) for delivery in deliveries],
+    }
+
+
+def _recipient(delivery: emails.Delivery) -> dict[str, Any]:
+    waits = delivery.due_at is not None and delivery.status in {"scheduled", "queued", "deferred"}
+    return {
+        "address": delivery.address,
+        "kind": delivery.kind,
+        "status": delivery.status,
+        "attempts": delivery.attempts,
+        "next_attempt_at": delivery.due_at.astimezone(UTC) if waits and delivery.due_at else None,
+        "provider": delivery.provider or None,
+        "provider_id": delivery.provider_id,
+        "reply": delivery.reply,
+    }
+
+
+def _attempt(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = (
+        "id",
+        "number",
+        "provider",
+        "started_at",
+        "finished_at",
+        "outcome",
+        "code",
+        "reply",
+        "transcript",
+        "is_stale",
+    )
+    shown = {name: row[name] for name in names}
+    times = {name: row[name].astimezone(UTC) for name in ("started_at", "finished_at")}
+    return {**shown, **times, "recipient": row["address"]}
+
+
+def _shown(person: Mapping[str, str | None]) -> str:
+    name, where = person["name"], person["address"] or ""
+    return address.format_mailbox(address.Mailbox(name=name, address=address.parse(where)))
+
+
+def _json(body: Any) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -1,0 +1,147 @@
+"""The worker process: deliveries, webhooks, expiry, reclaim.
+
+Three ways in to the same work, so that none of them must be reliable:
+
+    a nudge     an arq job (somebody to write to) or a message (somebody to tell), within milliseconds
+    a look      the sweeper asks Postgres every second which accounts have something due
+    the clock   expiry and reclaim, each in this process's own time; they may run in several workers at once
+
+Redis carries nudges alone: while it is away the arq worker is started again and again, and the looks do the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from uuid import UUID
+
+import structlog
+
+from gateway import lifecycle, loops, telemetry
+from gateway.errors import Unavailable
+from gateway.notify.dispatch import Dispatcher
+from gateway.notify.webhooks import Poster
+from gateway.outbound.deliver import Carrier
+from gateway.settings import Settings
+from gateway.storage import housekeeping
+from workers.drains import Drains
+from workers.nudged import NudgedWorker, run_forever
+
+log = structlog.get_logger(__name__)
+
+HEARING_SECONDS = 1.0  # how long it is believed which accounts have webhooks
+
+
+class Work:
+    """Everything a worker process does."""
+
+    def __init__(self, gateway: lifecycle.Gateway) -> None:
+        settings = gateway.settings
+        self._gateway = gateway
+        self._settings = settings
+        self._carrier = Carrier(gateway.database, settings, gateway.router(), told=gateway.tell)
+        poster = Poster(allow_private=settings.webhook_allow_private, timeout_seconds=settings.webhook_timeout_seconds)
+        self._dispatcher = Dispatcher(gateway.database, settings, gateway.keyring, poster, told=gateway.tell)
+        self._deliveries = Drains(self._carrier.drain, name="deliver")
+        self._webhooks = Drains(self._dispatcher.drain, name="webhooks")
+        self._hearing: set[UUID] = set()
+
+    def rounds(self) -> Sequence[Awaitable[None]]:
+        """What runs until the process ends."""
+        settings = self._settings
+        return [
+            self._carrier.renew_leases(),
+            _every(settings.sweep_interval_seconds, self._sweep),
+            _every(HEARING_SECONDS, self._learn_who_hears),
+            _every(settings.expiry_interval_seconds, self._expire),
+            _every(settings.reclaim_interval_seconds, self._reclaim),
+            *([run_forever(self._arq)] if settings.redis_url else []),
+        ]
+
+    def hear(self, account_ids: Sequence[UUID]) -> None:
+        """These accounts' logs have grown: those that have webhooks have somebody to tell."""
+        for account_id in self._hearing.intersection(account_ids):
+            self._webhooks.poke(account_id)
+
+    async def close(self) -> None:
+        """Begin nothing new; what runs has DRAIN_SECONDS to end."""
+        seconds = self._settings.drain_seconds
+        await asyncio.gather(self._deliveries.close(seconds), self._webhooks.close(seconds))
+        left = await asyncio.gather(self._carrier.close(seconds), self._dispatcher.close(seconds))
+        log.info("worker drained", deliveries_left=left[0], webhooks_left=left[1])
+
+    def _arq(self) -> NudgedWorker:
+        return NudgedWorker(
+            self._settings.redis_url,
+            pokes={lifecycle.DELIVER: self._deliveries.poke},
+            tls_verify=self._settings.redis_tls_verify,
+            namespace=self._settings.redis_namespace,
+        )
+
+    async def _sweep(self) -> None:
+        for account_id in await self._carrier.look():
+            self._deliveries.poke(account_id)
+        for account_id in await self._dispatcher.look():
+            self._webhooks.poke(account_id)
+
+    async def _learn_who_hears(self) -> None:
+        self._hearing = await self._dispatcher.hearing()
+
+    async def _expire(self) -> None:
+        async for account_id in housekeeping.expire(self._gateway.database):
+            self._gateway.tell([account_id])
+
+    async def _reclaim(self) -> None:
+        database, settings = self._gateway.database, self._settings
+        await housekeeping.reclaim(database, settings.retention_seconds)
+        await housekeeping.empty_void(database)
+        await housekeeping.forget_keys(database, settings.idempotency_seconds)
+        await housekeeping.forget_events(database, settings.event_retention_seconds)
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Now and then again, whatever happens meanwhile."""
+    while True:
+        try:
+            await work()
+        except Unavailable:
+            log.warning("database away", work=getattr(work, "__name__", ""))
+        except Exception:  # one bad round must not end the loop
+            log.exception("work failed", work=getattr(work, "__name__", ""))
+        await asyncio.sleep(seconds)
+
+
+@contextlib.asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[Work]:
+    """A worker at work."""
+    async with lifecycle.opened(settings) as gateway:
+        work = Work(gateway)
+        gateway.add_hearer(work.hear)
+        tasks = [asyncio.ensure_future(round_) for round_ in work.rounds()]
+        log.info("worker started")
+        try:
+            yield work
+        finally:
+            renewing, *others = tasks
+            for task in others:
+                task.cancel()
+            await work.close()
+            renewing.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _work(settings: Settings) -> None:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    async with working(settings):
+        await ending.wait()
+
+
+def run(settings: Settings) -> None:
+    """Run the worker process until SIGTERM or SIGINT."""
+    telemetry.configure(settings)
+    loops.run(_work(settings))
