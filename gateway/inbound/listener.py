@@ -1,6 +1,6 @@
 """A listening SMTP port: its sockets, how many may come in, and how it stops.
 
-Sockets are bound by the parent (`bind`) and handed to each process, which opens a `Listener` on them.
+Sockets are bound elsewhere (gateway.sockets) and handed to each process, which opens a `Listener` on them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import prometheus_client
 import structlog
 
-from gateway.errors import ConfigurationError
 from gateway.inbound import protocol
 from gateway.settings import Settings
+from gateway.sockets import BACKLOG
 
 log = structlog.get_logger(__name__)
 
@@ -27,45 +27,8 @@ OPEN = prometheus_client.Gauge("postroom_smtp_connections_open", "SMTP connectio
 # outcome: "taken", "full" (all of them), "full_address" (the client's own), "draining"
 ARRIVED = prometheus_client.Counter("postroom_smtp_connections", "SMTP connections made", ["listener", "outcome"])
 
-BACKLOG = 1024  # connections the kernel may hold until they are accepted
-
 FULL = "421 4.7.0 Too many connections, try again later"
 FULL_ADDRESS = "421 4.7.0 Too many connections from your address, try again later"
-
-
-def bind(host: str, port: int, purpose: str) -> socket.socket:
-    """A listening TCP socket; port 0 draws a free one. ConfigurationError where the port is taken or may not be had.
-
-    It listens at once and without SO_REUSEPORT: only so is a taken port refused to whoever comes second. `purpose`
-    says in the error what the port was for, such as "inbound SMTP".
-    """
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, number)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
-        raise _cannot_bind(host, port, purpose, error) from error
-    try:
-        _listen(bound, address)
-    except OSError as error:
-        bound.close()
-        raise _cannot_bind(host, port, purpose, error) from error
-    return bound
-
-
-def _listen(bound: socket.socket, address: tuple[object, ...]) -> None:
-    bound.setblocking(False)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not kept waiting by closed connections of before
-    if bound.family == socket.AF_INET6:
-        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-    bound.bind(address)
-    bound.listen(BACKLOG)
-
-
-def _cannot_bind(host: str, port: int, purpose: str, error: OSError | UnicodeError) -> ConfigurationError:
-    reason = getattr(error, "strerror", None) or error
-    return ConfigurationError(f"cannot listen on {host or '*'}:{port} for {purpose}: {reason}")
 
 
 def budget(settings: Settings) -> protocol.Budget:
@@ -126,7 +89,8 @@ class Listener:
     async def start(self, sockets: Sequence[socket.socket], session: type[protocol.InboundSMTP]) -> None:
         loop = asyncio.get_running_loop()
         for bound in sockets:
-            self._servers.append(await loop.create_server(lambda: session(self.service), sock=bound, backlog=BACKLOG))
+            server = await loop.create_server(lambda: session(self.service), sock=bound, backlog=BACKLOG)
+            self._servers.append(server)
 
     def close(self) -> None:
         """Takes no more connections; those that are there go on."""

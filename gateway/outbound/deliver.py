@@ -243,6 +243,7 @@ def _outgoing(claimed: emails.Claimed) -> Outgoing:
         mail_from=claimed.mail_from,
         rcpt_to=claimed.address,
         raw=claimed.raw,
+        smtputf8=not claimed.raw.partition(b"\r\n\r\n")[0].isascii(),  # RFC 6532 3.2: UTF-8 in a header needs it
     )
 
 

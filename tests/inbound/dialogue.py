@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway import sockets
 from gateway.inbound import listener, protocol
 from gateway.settings import Settings
 
@@ -163,7 +164,7 @@ async def listening(
 ) -> AsyncIterator[Port]:
     """`settings` and `limits` name what is not as usual."""
     chosen = Settings(**{"mail_domains": "postroom.test", **(settings or {})})
-    bound = listener.bind("127.0.0.1", 0, "a test")
+    bound = sockets.bind("127.0.0.1", 0, "a test")
     address = bound.getsockname()
     opened = await listener.open(
         [bound],

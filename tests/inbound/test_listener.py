@@ -8,7 +8,7 @@ import socket
 import prometheus_client
 import pytest
 
-from gateway import errors
+from gateway import sockets
 from gateway.inbound import listener, protocol
 from gateway.settings import Settings
 from tests.inbound.dialogue import Peer, Tray, listening, until
@@ -185,7 +185,7 @@ async def test_a_subclass_of_the_session_may_be_listened_with() -> None:
         async def smtp_THANKS(self, arg: str | None) -> None:  # noqa: N802 - a verb
             self._say("250 2.0.0 You are welcome")
 
-    bound = listener.bind("127.0.0.1", 0, "a test")
+    bound = sockets.bind("127.0.0.1", 0, "a test")
     opened = await listener.open([bound], Tray(), Settings(), None, name="submission", session=Polite)
     reader, writer = await asyncio.open_connection(*bound.getsockname())
     peer = Peer(reader, writer)
@@ -198,33 +198,9 @@ async def test_a_subclass_of_the_session_may_be_listened_with() -> None:
 # Sockets
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_taken_port_is_named(host: str) -> None:
-    with listener.bind("127.0.0.1", 0, "the first") as bound:
-        port = bound.getsockname()[1]
-        with pytest.raises(errors.ConfigurationError, match=f"cannot listen on {host}:{port} for inbound SMTP"):
-            listener.bind(host, port, "inbound SMTP")
-
-
-def test_a_port_shared_by_others_is_taken_too() -> None:
-    """With SO_REUSEPORT set in bind, this fails: the second bind succeeds and would get half of the mail."""
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        with pytest.raises(errors.ConfigurationError, match="in use"):
-            listener.bind("127.0.0.1", other.getsockname()[1], "inbound SMTP")
-
-
-@pytest.mark.parametrize("host", ["x" * 70, "192.0.2.1"])
-def test_a_host_that_is_not_here_is_named(host: str) -> None:
-    with pytest.raises(errors.ConfigurationError, match=f"{host}:0 for inbound SMTP"):
-        listener.bind(host, 0, "inbound SMTP")
-
-
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 async def test_every_address_family_is_listened_to_on_the_double_colon() -> None:
-    bound = listener.bind("::", 0, "a test")
+    bound = sockets.bind("::", 0, "a test")
     opened = await listener.open([bound], Tray(), Settings(), None)
     for host in ("127.0.0.1", "::1"):
         reader, writer = await asyncio.open_connection(host, bound.getsockname()[1])
