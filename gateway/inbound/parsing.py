@@ -40,6 +40,18 @@ _ANSWER = struct.Struct(">cI")  # kind, size; then that many bytes of MessagePac
 _READY, _PARSED, _FAILED = b"R", b"P", b"F"
 
 
+LARGE = 524_288  # bytes; from here on even the fast reader takes milliseconds
+
+
+def _fast(raw: bytes) -> parse.Parsed | None:
+    """None = the fallback must decide; so too where the parser fails in a way that nobody foresaw."""
+    try:
+        return parse.parse_fast(raw)
+    except Exception:  # no mail is lost because it cannot be read
+        log.exception("parser failed", size=len(raw))
+        return None
+
+
 _decoder = msgspec.msgpack.Decoder(parse.Parsed)
 
 
@@ -59,6 +71,12 @@ class ParsingPool:
     ) -> None:
         self._workers = [_Worker(function, seconds) for _ in range(workers)]
         self._free = list(self._workers)
+
+    async def read(self, raw: bytes) -> parse.Parsed:
+        """The message, by whichever reader can: the fast one (off the event loop where it is large), a child, or the
+        header fields alone. Never raises for what the mail is."""
+        parsed = _fast(raw) if len(raw) < LARGE else await asyncio.to_thread(_fast, raw)
+        return parsed or await self.parse(raw) or parse.raw_only(raw)
 
     async def parse(self, raw: bytes) -> parse.Parsed | None:
         """What the parser made of it; None at once where no child is free, or where it failed or took too long."""

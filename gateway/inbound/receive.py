@@ -9,7 +9,6 @@ parsed and stored like any other, into an account of the void, and removed from 
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 import uuid
@@ -46,7 +45,6 @@ BAD_ADDRESS: Final = "501 5.1.3 Bad recipient address syntax"
 TRY_AGAIN: Final = "451 4.3.0 Try again later"
 NO_ROOM: Final = "452 4.3.1 Insufficient system storage, try again later"
 
-LARGE: Final = 524_288  # bytes; from here on a message is parsed off the event loop
 VOID_LOOK_SECONDS: Final = 10  # how often it is looked up what dropped mail holds
 THREADS: Final = uuid.UUID("6f1c5f0a-52b0-5c3e-9d3c-4d5e7a0b1c2d")  # namespace of thread ids
 _encode: Final = msgspec.json.Encoder().encode
@@ -171,13 +169,7 @@ class Reception:
     # Reading
 
     async def _read(self, incoming: Incoming) -> Reading:
-        if len(incoming.raw) < LARGE:
-            parsed = _parse_fast(incoming.raw)
-        else:
-            parsed = await asyncio.to_thread(_parse_fast, incoming.raw)
-        if parsed is None:
-            parsed = await self._pool.parse(incoming.raw) or parse.raw_only(incoming.raw)
-        return _reading(parsed, incoming)
+        return _reading(await self._pool.read(incoming.raw), incoming)
 
     # Committing
 
@@ -328,15 +320,6 @@ def _recipient(given: str, first_domain: str) -> Recipient | None:
         return None
     bare = parsed.without_tag
     return Recipient(given=given, address=bare.canonical, domain=bare.ascii_domain, tag=parsed.tag)
-
-
-def _parse_fast(raw: bytes) -> parse.Parsed | None:
-    """None = the fallback must decide; so too where the parser fails in a way that nobody foresaw."""
-    try:
-        return parse.parse_fast(raw)
-    except Exception:  # no mail is lost because it cannot be read
-        log.exception("parser failed", size=len(raw))
-        return None
 
 
 def _reading(parsed: parse.Parsed, incoming: Incoming) -> Reading:

@@ -277,8 +277,12 @@ class Live:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            with contextlib.suppress(Unavailable):
+            try:
                 await self._look()
+            except Unavailable:
+                continue  # whoever asks for something hears of it; the next look is a second away
+            except Exception:  # one bad look must not end the poll
+                log.exception("poll failed")
 
     async def _look(self) -> None:
         watched = list(self._tails)

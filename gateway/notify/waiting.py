@@ -6,7 +6,7 @@ The listener is there before the mailbox is looked at, so a message that arrives
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from uuid import UUID
@@ -19,6 +19,8 @@ from gateway.storage import db, events, messages
 PAGE: Final = 50  # messages looked at at once
 SUBJECTS: Final = 20  # named in the answer of a wait that found nothing
 RECEIVED: Final = ("message.received",)
+
+Read = Callable[[bytes], Awaitable[parse.Parsed]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,24 +48,32 @@ class Outcome:
 
 
 async def wait(
-    live: Live, database: db.Database, account_id: UUID, mailbox_id: UUID, *, wanted: Wanted, timeout: float
+    live: Live,
+    database: db.Database,
+    account_id: UUID,
+    mailbox_id: UUID,
+    *,
+    wanted: Wanted,
+    timeout: float,
+    read: Read,
 ) -> Outcome:
-    """The first message that matches, oldest first, as soon as there is one within `timeout` seconds."""
-    outcome = Outcome()
+    """The first message that matches, oldest first, as soon as there is one within `timeout` seconds.
+
+    `read` makes raw bytes readable. Raises Unavailable where the process is about to end."""
+    look = _Look(database, account_id, wanted, read)
     heard = events.Filter(types=RECEIVED, mailbox_id=mailbox_id)
     try:
-        async with asyncio.timeout(timeout) as limit, live.subscribe(account_id, heard) as subscription:
+        async with asyncio.timeout(timeout), live.subscribe(account_id, heard) as subscription:
             async for message in _present(database, account_id, mailbox_id, wanted.since or 0):
-                if await _settles(database, account_id, message, wanted, outcome):
-                    return outcome
+                if await look.settles(message):
+                    return look.outcome
             while True:
                 for told in await subscription.next():
                     found = await _by_id(database, account_id, told.event.message_id)
-                    if found and await _settles(database, account_id, found, wanted, outcome):
-                        limit.reschedule(None)
-                        return outcome
+                    if found and await look.settles(found):
+                        return look.outcome
     except TimeoutError:
-        return outcome
+        return look.outcome
     except Lagging:
         raise Unavailable("The server is restarting; try again.", retry_after=1) from None
 
@@ -91,31 +101,46 @@ async def _by_id(database: db.Database, account_id: UUID, message_id: UUID | Non
         return await messages.summary(connection, account_id, message_id)
 
 
-async def _settles(
-    database: db.Database, account_id: UUID, message: messages.Message, wanted: Wanted, outcome: Outcome
-) -> bool:
-    """Whether this is the message; then the outcome has it."""
-    if message.id in wanted.skip or message.seq <= (wanted.since or 0):
-        return False
-    code, link = best_code(message), best_link(message, wanted.kind)
-    if not (_matches(message, wanted) and _carries(wanted, code, link)):
-        _note(outcome, message)
-        return False
-    async with database.connection() as connection:
-        found = await messages.get(connection, account_id, message.id)
-    if found is None:  # deleted meanwhile
-        return False
-    if wanted.text is not None and not _says(found[1], wanted.text):
-        _note(outcome, message)
-        return False
-    outcome.message, outcome.raw = found
-    outcome.code, outcome.link = code, link
-    return True
+class _Look:
+    """One wait's look at messages, each once."""
 
+    def __init__(self, database: db.Database, account_id: UUID, wanted: Wanted, read: Read) -> None:
+        self.outcome = Outcome()
+        self._database = database
+        self._account_id = account_id
+        self._wanted = wanted
+        self._read = read
+        self._looked: set[UUID] = set()
 
-def _note(outcome: Outcome, message: messages.Message) -> None:
-    if len(outcome.seen) < SUBJECTS:
-        outcome.seen.append(message.subject)
+    async def settles(self, message: messages.Message) -> bool:
+        """Whether this is the message; then the outcome has it."""
+        wanted = self._wanted
+        if message.id in wanted.skip or message.id in self._looked or message.seq <= (wanted.since or 0):
+            return False
+        self._looked.add(message.id)
+        code, link = best_code(message), best_link(message, wanted.kind)
+        fits = _matches(message, wanted) and _carries(wanted, code, link)
+        found = await self._get(message.id) if fits else None
+        if found is None or not await self._says(found[1]):
+            self._note(message)
+            return False
+        self.outcome.message, self.outcome.raw = found
+        self.outcome.code, self.outcome.link = code, link
+        return True
+
+    async def _get(self, message_id: UUID) -> tuple[messages.Message, bytes] | None:
+        async with self._database.connection() as connection:
+            return await messages.get(connection, self._account_id, message_id)
+
+    async def _says(self, raw: bytes) -> bool:
+        if self._wanted.text is None:
+            return True
+        parsed = await self._read(raw)
+        return self._wanted.text.casefold() in (parsed.text or parsed.html or "").casefold()
+
+    def _note(self, message: messages.Message) -> None:
+        if len(self.outcome.seen) < SUBJECTS:
+            self.outcome.seen.append(message.subject)
 
 
 def _carries(wanted: Wanted, code: str | None, link: str | None) -> bool:
@@ -129,11 +154,6 @@ def _matches(message: messages.Message, wanted: Wanted) -> bool:
     ):
         return False
     return wanted.subject is None or wanted.subject.casefold() in message.subject.casefold()
-
-
-def _says(raw: bytes, text: str) -> bool:
-    parsed = parse.parse_fast(raw) or parse.raw_only(raw)
-    return text.casefold() in (parsed.text or parsed.html or "").casefold()
 
 
 def best_code(message: messages.Message) -> str | None:

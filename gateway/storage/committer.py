@@ -97,6 +97,8 @@ class Committer(Generic[Item, Answer]):
             answers = await self._attempt([waiting.item for waiting in batch])
         except db.CommitUnknown:
             await asyncio.gather(*(self._look_up(waiting) for waiting in batch))
+        except db.Collided as error:
+            await self._divide(batch, error)
         except ApiError as error:
             _fail(batch, error)
         except BaseException as error:  # noqa: BLE001 - nobody may wait for ever, whatever went wrong

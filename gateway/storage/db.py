@@ -3,7 +3,9 @@
 The pool is `databases`' own (one connection a task: code that asks again within a transaction gets the transaction's);
 statements run on the asyncpg connection that it holds. Nothing outside this package sees a driver's exception.
 
-    Unavailable           the database cannot be reached, or has no room: nothing was stored
+    Unavailable           the database cannot be reached: nothing was stored
+    ├── Collided          a deadlock, a lock or a statement that took too long
+    └── NoRoom            its disk or memory is full
     CommitUnknown         the line broke during COMMIT: look the ids up, never guess
 """
 
@@ -27,11 +29,21 @@ log = structlog.get_logger(__name__)
 STATEMENT_TIMEOUT: Final = "15s"  # shorter than any peer waits for our reply
 LOCK_TIMEOUT: Final = "2s"  # also how long a repeated Idempotency-Key waits for the first in another process
 RETRIED: Final = ("40001", "40P01")  # serialization failure, deadlock: the same again may well succeed
+COLLISIONS: Final = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+)
 CONNECTION_ERRORS: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
 
 
 class CommitUnknown(PostroomError):
     """The connection broke during COMMIT: whether it took effect must be looked up."""
+
+
+class Collided(Unavailable):
+    """Others were in the way for too long; try again."""
 
 
 class NoRoom(Unavailable):
@@ -128,6 +140,8 @@ def translated() -> Any:
         yield
     except (asyncpg.DiskFullError, asyncpg.OutOfMemoryError) as error:
         raise NoRoom(retry_after=30) from error
+    except COLLISIONS as error:
+        raise Collided(retry_after=1) from error
     except (asyncpg.InsufficientResourcesError, asyncpg.OperatorInterventionError, *CONNECTION_ERRORS) as error:
         raise Unavailable(retry_after=2) from error
     except asyncpg.UndefinedTableError as error:
@@ -135,8 +149,8 @@ def translated() -> Any:
 
 
 def sqlstate(error: BaseException) -> str:
-    """Five characters; empty where the error is not Postgres's."""
-    return getattr(error, "sqlstate", None) or ""
+    """Five characters, of the error or of its cause; empty where neither is Postgres's."""
+    return getattr(error, "sqlstate", None) or getattr(error.__cause__, "sqlstate", None) or ""
 
 
 async def durability(connection: Connection) -> list[str]:

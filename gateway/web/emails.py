@@ -321,7 +321,7 @@ class Emails:
             of_email = await emails.recipients(connection, caller.account_id, [id])
         if email is None or raw is None:
             raise errors.NotFound
-        parsed = await messages.read(self._gateway, raw)
+        parsed = await self._gateway.parsing.read(raw)
         return _json(
             {
                 **_summary(email, of_email[id]),

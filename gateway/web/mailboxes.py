@@ -271,6 +271,7 @@ class Mailboxes:
             box.id,
             wanted=_wanted(query),
             timeout=query.timeout,
+            read=self._gateway.parsing.read,
         )
         if outcome.message is None:
             raise errors.WaitTimeout(_nothing(query.timeout, outcome.seen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.parse
 from collections.abc import Sequence
 from datetime import UTC
@@ -142,14 +143,9 @@ class Message(Summary):
     warnings: list[str]
 
 
-async def read(gateway: Gateway, raw: bytes) -> parse.Parsed:
-    """The message behind raw bytes, by whichever reader can."""
-    return parse.parse_fast(raw) or await gateway.parsing.parse(raw) or parse.raw_only(raw)
-
-
 async def full(gateway: Gateway, message: messages.Message, raw: bytes) -> dict[str, Any]:
     """The whole message, as Message says, ready for msgspec."""
-    parsed = await read(gateway, raw)
+    parsed = await gateway.parsing.read(raw)
     return {
         **message.summary(),
         "cc": _people(parsed.cc),
@@ -277,7 +273,7 @@ class Messages:
     async def text(self, caller: Caller, id: UUID) -> Response:
         """The text body."""
         _, raw = await self._find(caller, id)
-        parsed = await read(self._gateway, raw)
+        parsed = await self._gateway.parsing.read(raw)
         if parsed.text is None:
             raise errors.NotFound("The message has no text body.")
         return Response(parsed.text, media_type="text/plain")
@@ -285,7 +281,7 @@ class Messages:
     async def html(self, caller: Caller, id: UUID, query: HtmlQuery) -> Response:
         """The HTML body, as sent or made harmless."""
         _, raw = await self._find(caller, id)
-        parsed = await read(self._gateway, raw)
+        parsed = await self._gateway.parsing.read(raw)
         if parsed.html is None:
             raise errors.NotFound("The message has no HTML body.")
         html = (
@@ -299,7 +295,7 @@ class Messages:
         """A part, as a download."""
         _, raw = await self._find(caller, id)
         try:
-            found, content = parse.attachment(raw, index)
+            found, content = await asyncio.to_thread(parse.attachment, raw, index)  # slow where the mail is odd
         except IndexError:
             raise errors.NotFound from None
         return download(content, "application/octet-stream", found.filename or f"attachment-{index}")
