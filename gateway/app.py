@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -213,13 +214,21 @@ class Parent:
         self._count = count
         self._listeners = listeners
         self._ending = False
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._environment = process_environment() | {
+            "POSTROOM_SOCKETS": sockets.describe(listeners),
+            "POSTROOM_PARENT": str(os.getpid()),
+            "POSTROOM_CHILD": "1",
+        }
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        self._children = [self._start() for _ in range(self._count)]
-        while self._children:
-            self._look_after(self._children)
+        with tempfile.TemporaryDirectory(prefix="postroom-metrics-") as metrics:
+            self._environment.setdefault("PROMETHEUS_MULTIPROC_DIR", metrics)  # metrics are summed over the children
+            self._children = [self._start() for _ in range(self._count)]
+            while self._children:
+                self._look_after(self._children)
 
     def _look_after(self, children: list[subprocess.Popen[bytes]]) -> None:
         for child in list(children):
@@ -231,14 +240,9 @@ class Parent:
                     children.append(self._start())
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environment = process_environment() | {
-            "POSTROOM_SOCKETS": sockets.describe(self._listeners),
-            "POSTROOM_PARENT": str(os.getpid()),
-            "POSTROOM_CHILD": "1",
-        }
         descriptors: Sequence[int] = [listener.fileno() for listener in self._listeners.values()]
         command = [sys.executable, "-m", "gateway.cli", "serve"]
-        return subprocess.Popen(command, env=environment, pass_fds=descriptors)  # noqa: S603 - our own program
+        return subprocess.Popen(command, env=self._environment, pass_fds=descriptors)  # noqa: S603 - our own program
 
     def _end(self, number: int, _: Any) -> None:
         self._ending = True
