@@ -1,0 +1,121 @@
+"""Mail for the flows: written small, handed in over SMTP as bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import asyncpg
+import httpx2
+
+from tests import databases, house
+from tests.inbound import dialogue
+
+QUEUED = re.compile(r"250 2\.0\.0 queued as [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\r\n")
+
+
+def letter(subject: str = "Hello", text: str = "Hello.", *, sender: str = "a@b.example", **fields: str) -> bytes:
+    """A plain message; further header fields by their names."""
+    header = {"From": sender, "Subject": subject, **{name.replace("_", "-"): value for name, value in fields.items()}}
+    lines = [f"{name}: {value}" for name, value in header.items()]
+    return ("\r\n".join([*lines, "", text]) + "\r\n").encode()
+
+
+def stuffed(raw: bytes) -> bytes:
+    """As it goes over the wire (RFC 5321 section 4.5.2), the final dot included; `raw` ends with CRLF."""
+    return re.sub(rb"(\A|\r\n)\.", rb"\1..", raw) + b".\r\n"
+
+
+@contextlib.asynccontextmanager
+async def session(home: house.House) -> AsyncIterator[dialogue.Peer]:
+    """A greeted SMTP session at the house's inbound port."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", home.smtp_port)
+    peer = dialogue.Peer(reader, writer)
+    try:
+        await peer.greet()
+        yield peer
+    finally:
+        peer.close()
+
+
+async def give(peer: dialogue.Peer, raw: bytes, *recipients: str, sender: str = "a@b.example") -> list[str]:
+    """One mail in a session that is open: the replies to MAIL, each RCPT, DATA and the final dot."""
+    replies = []
+    for line in (f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{recipient}>" for recipient in recipients), "DATA"):
+        await peer.send(line.encode() + b"\r\n")
+        replies.append(await peer.reply())
+    assert replies[-1].startswith("354"), replies
+    await peer.send(stuffed(raw))
+    return [*replies, await peer.reply()]
+
+
+async def hand_in(home: house.House, raw: bytes, *recipients: str, sender: str = "a@b.example") -> str:
+    """One mail in a session of its own; the receipt id."""
+    async with session(home) as peer:
+        reply = (await give(peer, raw, *recipients, sender=sender))[-1]
+    assert QUEUED.fullmatch(reply), reply
+    return reply.split()[-1]
+
+
+async def mailbox(client: httpx2.AsyncClient, **wish: Any) -> dict[str, Any]:
+    """A new mailbox, as the API tells of it."""
+    answer = await client.post("/mailboxes", json=wish)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+async def listed(client: httpx2.AsyncClient, path: str, **query: Any) -> list[dict[str, Any]]:
+    """One page of a list: its data."""
+    answer = await client.get(path, params=query)
+    assert answer.status_code == 200, answer.text
+    data: list[dict[str, Any]] = answer.json()["data"]
+    return data
+
+
+async def only_message(client: httpx2.AsyncClient, mailbox_id: str) -> dict[str, Any]:
+    """The one message of a mailbox, whole."""
+    [summary] = await listed(client, f"/mailboxes/{mailbox_id}/messages")
+    answer = await client.get(f"/messages/{summary['id']}")
+    assert answer.status_code == 200, answer.text
+    message: dict[str, Any] = answer.json()
+    return message
+
+
+@contextlib.asynccontextmanager
+async def own_house(
+    postgres_dsn: str,
+    redis_url: str,
+    *,
+    programs: tuple[str, ...] = ("serve",),
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[house.House]:
+    """A house of the test's own, without a worker unless one is asked for."""
+    async with (
+        databases.fresh(postgres_dsn) as dsn,
+        house.standing(dsn, redis_url, programs=programs, settings=settings) as home,
+    ):
+        yield home
+
+
+@contextlib.asynccontextmanager
+async def sql(home: house.House) -> AsyncIterator[asyncpg.Connection]:
+    """The house's database."""
+    connection = await asyncpg.connect(home.dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def expire(home: house.House, mailbox_id: str, *, ago: str = "1 second") -> None:
+    """The mailbox's time is up, as the database's clock sees it."""
+    async with sql(home) as connection:
+        done = await connection.execute(
+            f"update mailboxes set expires_at = statement_timestamp() - interval '{ago}' where id = $1",  # noqa: S608 - the test's own words
+            mailbox_id,
+        )
+    assert done == "UPDATE 1"
