@@ -33,8 +33,7 @@ RESTARTS: Final = prometheus_client.Counter("postroom_worker_restarts", "Times t
 POLL_SECONDS: Final = 1.0  # between looks at the queue that no wake-up causes: deferred jobs, lost wake-ups
 JOB_SECONDS: Final = 5.0  # a killed worker's job is another's after this and 10 s more; cron jobs may say otherwise
 MAX_JOBS: Final = 10  # at once; each may hold a connection to Redis, and small plans have few
-CONNECT_SECONDS: Final = 5.0
-LOOK_SECONDS: Final = 10.0  # one look at the queue; a Redis that takes longer is away, and the worker starts anew
+ANSWER_SECONDS: Final = 2.0  # a Redis that takes longer for one command is away, and the worker starts anew
 END_SECONDS: Final = 1.0  # for cancelled jobs to say so to Redis
 PAUSE_SECONDS: Final = 0.5  # before a restart; doubled up to the maximum while Redis stays away
 PAUSE_MAX_SECONDS: Final = 5.0
@@ -65,7 +64,7 @@ class NudgedWorker(arq.worker.Worker):
         self._woken = asyncio.Event()
         self._stopping = False
         self._left_over = False  # the queue held more than there were slots
-        pool = nudges.pool_from_url(redis_url, tls_verify=tls_verify, connect_seconds=CONNECT_SECONDS)
+        pool = nudges.pool_from_url(redis_url, tls_verify=tls_verify, answer_seconds=ANSWER_SECONDS)
         super().__init__(
             [_function(job) for job in pokes],
             redis_pool=arq.connections.ArqRedis(
@@ -95,8 +94,7 @@ class NudgedWorker(arq.worker.Worker):
         try:
             while not self._stopping:
                 self._woken.clear()  # before looking: what is queued from here on means another look
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._poll_iteration()
+                await self._poll_iteration()
                 self.connected = True
                 await self._sleep()
         finally:
@@ -141,8 +139,7 @@ class NudgedWorker(arq.worker.Worker):
 
     async def _disconnect(self, pool: arq.connections.ArqRedis) -> None:
         try:
-            async with asyncio.timeout(END_SECONDS):
-                await pool.delete(self.health_check_key)
+            await pool.delete(self.health_check_key)
         finally:
             await pool.aclose(close_connection_pool=True)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from uuid import UUID
@@ -28,9 +28,9 @@ import arq.utils
 import msgspec
 import prometheus_client
 import redis.asyncio
-import redis.asyncio.client
-import redis.asyncio.connection
 import structlog
+from redis.asyncio import connection as connections
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from gateway import errors
@@ -43,7 +43,7 @@ DROPPED: Final = prometheus_client.Counter(
 
 NAMESPACE: Final = "postroom"
 AWAY: Final = (RedisError, OSError)  # what redis-py raises while Redis is away, TimeoutError among them
-SOCKET_SECONDS: Final = 0.5  # connecting; one command and its answer
+ANSWER_SECONDS: Final = 0.5  # connecting; writing a command; its answer
 PAUSE_SECONDS: Final = 0.5  # between two tries while Redis is away
 SILENCE_SECONDS: Final = 2.0  # of a subscription, then a PING; as long again without an answer, and it is dead
 PENDING_MAX: Final = 10_000  # nudges waiting to be said; more are dropped
@@ -96,29 +96,87 @@ def decode(data: bytes) -> dict[str, Any]:
 
 
 def pool_from_url(
-    url: str, *, tls_verify: bool = True, connect_seconds: float = SOCKET_SECONDS
+    url: str, *, tls_verify: bool = True, answer_seconds: float = ANSWER_SECONDS
 ) -> redis.asyncio.ConnectionPool:
     """Connections as REDIS_URL says: redis://, rediss:// or unix://, user and password percent-encoded.
 
     A private authority's certificate is named in the URL (`?ssl_ca_certs=/path.pem`), or not checked (`tls_verify`).
-    Only connecting has a timeout. For commands use asyncio.timeout: redis-py's own goes through asyncio.wait_for, which
-    on Python 3.11 swallows a cancellation that comes in the moment of success, and the task can no longer be stopped.
+    A Redis that takes longer than `answer_seconds` for anything is away: ConnectionError.
     """
-    options: dict[str, Any] = {"socket_connect_timeout": connect_seconds}
     try:
-        said = redis.asyncio.connection.parse_url(url)
-        if url.startswith("rediss://"):
-            options |= _tls_options(tls_verify=tls_verify and said.get("ssl_cert_reqs") != "none")
-        pool = redis.asyncio.ConnectionPool.from_url(url, **options)
+        options: dict[str, Any] = {**connections.parse_url(url)}
     except ValueError as error:
         raise errors.ConfigurationError(f"REDIS_URL: {error}") from None
-    pool.connection_kwargs.pop("socket_timeout", None)  # the URL may name one
-    return pool
+    if url.startswith("rediss://"):
+        options |= _tls_options(tls_verify=tls_verify and options.get("ssl_cert_reqs") != "none")
+    options |= {
+        "connection_class": _BOUNDED[options.get("connection_class", connections.Connection)],
+        "answer_seconds": answer_seconds,
+        "socket_connect_timeout": answer_seconds,
+        "socket_timeout": None,  # see _Bounded; the URL may name one
+    }
+    return redis.asyncio.ConnectionPool(**options)
 
 
-def redis_from_url(url: str, *, tls_verify: bool = True) -> redis.asyncio.Redis:
+class _Bounded(connections.AbstractConnection):
+    """Gives up on a server that is silent.
+
+    redis-py's own `socket_timeout` would, too, but goes through asyncio.wait_for, which on Python 3.11 swallows a
+    cancellation that comes in the moment of success: the task can no longer be stopped. And a timeout around whole
+    operations, from outside, is not enough: redis-py's clean-up of a cancelled one talks to the server again.
+    """
+
+    def __init__(self, *, answer_seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._answer_seconds = answer_seconds
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        async with self._patience():
+            await super().send_packed_command(command, check_health)
+
+    async def read_response(
+        self,
+        disable_decoding: bool = False,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        if timeout is not None:  # a subscription, which may be silent for as long as it says
+            return await super().read_response(disable_decoding, timeout, **options)
+        async with self._patience():
+            return await super().read_response(disable_decoding, **options)
+
+    @contextlib.asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                yield
+        except TimeoutError:
+            raise RedisConnectionError(f"no answer within {self._answer_seconds:g} s") from None
+
+
+class _Tcp(_Bounded, connections.Connection):
+    pass
+
+
+class _Tls(_Bounded, connections.SSLConnection):
+    pass
+
+
+class _Unix(_Bounded, connections.UnixDomainSocketConnection):
+    pass
+
+
+_BOUNDED: Final[dict[type[connections.AbstractConnection], type[connections.AbstractConnection]]] = {
+    connections.Connection: _Tcp,
+    connections.SSLConnection: _Tls,
+    connections.UnixDomainSocketConnection: _Unix,
+}
+
+
+def redis_from_url(url: str, *, tls_verify: bool = True, answer_seconds: float = ANSWER_SECONDS) -> redis.asyncio.Redis:
     """A client of its own pool, see `pool_from_url`; it connects when first used. `aclose` closes both."""
-    return redis.asyncio.Redis.from_pool(pool_from_url(url, tls_verify=tls_verify))
+    pool = pool_from_url(url, tls_verify=tls_verify, answer_seconds=answer_seconds)
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 async def follow(
@@ -164,8 +222,7 @@ async def _hear(
     silence_seconds: float,
 ) -> None:
     async with client.pubsub() as subscription:
-        async with asyncio.timeout(SOCKET_SECONDS):
-            await subscription.subscribe(channel)
+        await subscription.subscribe(channel)
         pinged = False
         while True:
             message = await subscription.get_message(timeout=silence_seconds)
@@ -173,17 +230,11 @@ async def _hear(
                 return
             pinged = message is None
             if message is None:
-                await _ping(subscription)
+                await subscription.ping()
             elif message["type"] == "subscribe":
                 on_subscribed()
             elif message["type"] == "message":
                 on_message(message["data"])
-
-
-async def _ping(subscription: redis.asyncio.client.PubSub) -> None:
-    """Ask for a PONG, which comes as a message."""
-    async with asyncio.timeout(SOCKET_SECONDS):
-        await subscription.ping()
 
 
 class Nudger:
@@ -225,7 +276,7 @@ class Nudger:
         """Say what is still to be said, if Redis takes it, and close the connections."""
         if self._sending is not None:
             sending = self._sending
-            await asyncio.wait([sending], timeout=SOCKET_SECONDS)
+            await asyncio.wait([sending], timeout=ANSWER_SECONDS)
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
         if self._client is not None:
@@ -270,8 +321,7 @@ class Nudger:
 
     async def _publish(self, accounts: Sequence[UUID]) -> None:
         assert self._client is not None  # noqa: S101 - nothing is pending without one
-        async with asyncio.timeout(SOCKET_SECONDS):
-            await self._client.publish(self._names.events, msgspec.json.encode(accounts))
+        await self._client.publish(self._names.events, msgspec.json.encode(accounts))
 
     async def _enqueue(self, jobs: Sequence[tuple[str, UUID]]) -> None:
         """What arq's `enqueue_job` does, for many jobs in one round trip, and the wake-up.
@@ -287,8 +337,7 @@ class Nudger:
                 pipe.set(arq.constants.job_key_prefix + job_id, data, px=_JOB_LIFE_MS, nx=True)
                 pipe.zadd(self._names.queue, {job_id: now}, nx=True)
             pipe.publish(self._names.wake, b"1")
-            async with asyncio.timeout(SOCKET_SECONDS):
-                await pipe.execute()
+            await pipe.execute()
 
     def _drop(self, count: int, error: Exception) -> None:
         DROPPED.inc(count)

@@ -72,7 +72,7 @@ async def nudging(url: str, namespace: str, **options: Any) -> AsyncIterator[nud
 
 @contextlib.asynccontextmanager
 async def client(url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    connected = nudges.redis_from_url(url)
+    connected = nudges.redis_from_url(url, answer_seconds=10)
     try:
         yield connected
     finally:
@@ -263,7 +263,7 @@ async def test_while_redis_is_away_nudges_are_dropped_counted_and_never_raise(va
 
 
 async def test_a_server_that_does_not_answer_is_given_up_on(valkey: embedded.Valkey) -> None:
-    """A black hole: it takes connections and says nothing."""
+    """A black hole: it takes connections and says nothing. Without the bound of each command this never ended."""
     assert valkey.pid is not None
     kill(valkey.pid, signal.SIGSTOP)
     try:
@@ -357,7 +357,7 @@ async def test_rediss_checks_authority_and_name_unless_told_not_to(
 ) -> None:
     async with behind_tls(valkey, authority.server_context("localhost")) as port:
         url = "rediss://" + where.format(port=port, file=authority.file)
-        connected = nudges.redis_from_url(url, tls_verify=verify)
+        connected = nudges.redis_from_url(url, tls_verify=verify, answer_seconds=10)
         try:
             assert await _answers(connected) == reached
         finally:

@@ -234,9 +234,8 @@ async def test_a_worker_comes_back_after_redis_and_the_process_goes_on_meanwhile
 async def test_a_worker_leaves_a_server_that_has_fallen_silent_and_finds_it_again(
     valkey: embedded.Valkey, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped, not killed: without the timeout of a look, the first worker waited for ever."""
-    monkeypatch.setattr(nudged, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(nudged, "CONNECT_SECONDS", 0.2)
+    """Stopped, not killed: without the bound of each command, the first worker waited for ever."""
+    monkeypatch.setattr(nudged, "ANSWER_SECONDS", 0.2)
     pokes, made = Pokes(), asyncio.Semaphore(0)
 
     def make() -> nudged.NudgedWorker:
