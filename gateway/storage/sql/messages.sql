@@ -56,17 +56,20 @@ with due as (
 )
 select d.id, (select count(*) from told) as told from due d
 
--- get: one message, of one mailbox only where :mailbox_id is given
+-- get: one message, of one mailbox only where :mailbox_id is given; with a deleted mailbox its messages are gone at once
 select g.*, c.raw from messages g join contents c on c.account_id = g.account_id and c.id = g.content_id
 where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id)
+  and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = g.mailbox_id and b.deleted_at is not null)
 
 -- summary: the same without its content
 select g.* from messages g
 where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id)
+  and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = g.mailbox_id and b.deleted_at is not null)
 
 -- raw: its content alone
 select c.raw from messages g join contents c on c.account_id = g.account_id and c.id = g.content_id
 where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id)
+  and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = g.mailbox_id and b.deleted_at is not null)
 
 -- of_mailbox_desc: a mailbox's messages, newest first
 select g.* from messages g
@@ -84,17 +87,21 @@ order by g.seq limit :limit
 select g.* from messages g
 where g.account_id = :account_id and (cast(:after as bigint) is null or g.seq < :after)
   and (cast(:seen as boolean) is null or g.seen = :seen)
+  and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = g.mailbox_id and b.deleted_at is not null)
 order by g.seq desc limit :limit
 
 -- of_account_asc: the same, oldest first
 select g.* from messages g
 where g.account_id = :account_id and (cast(:after as bigint) is null or g.seq > :after)
   and (cast(:seen as boolean) is null or g.seen = :seen)
+  and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = g.mailbox_id and b.deleted_at is not null)
 order by g.seq limit :limit
 
 -- lock: one message for a change
 select g.mailbox_id, g.content_id from messages g
-where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id) for update
+where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id)
+  and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = g.mailbox_id and b.deleted_at is not null)
+for update
 
 -- set_seen: read or not
 update messages set seen = :seen where account_id = :account_id and id = :id
