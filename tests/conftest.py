@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from uuid import UUID
 import httpx2
 import pytest
 
+from gateway import sockets
 from gateway.storage import accounts, db
 from tests import databases, house, servers
+from tests.outbound import sink
 
 RUN = pytest.StashKey[servers.Run]()
 
@@ -79,22 +82,59 @@ async def account_id(database: db.Database) -> UUID:
         return await accounts.create(connection, "test")
 
 
-@pytest.fixture(scope="session")
-def shared_house(postgres_dsn: str, redis_url: str) -> Iterator[house.House]:
-    """One running house for all tests of this worker that kill nothing; each test takes an account of its own.
-
-    Started and stopped on a loop of its own, since the tests' loops come and go."""
+def _standing(postgres_dsn: str, redis_url: str, **settings: str) -> Iterator[house.House]:
+    """A house on a loop of its own, since the tests' loops come and go."""
     with asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
 
         async def begin() -> house.House:
             dsn = await stack.enter_async_context(databases.fresh(postgres_dsn))
-            return await stack.enter_async_context(house.standing(dsn, redis_url))
+            return await stack.enter_async_context(house.standing(dsn, redis_url, settings=settings))
 
         try:
             yield runner.run(begin())
         finally:
             runner.run(stack.aclose())
+
+
+@pytest.fixture(scope="session")
+def shared_house(postgres_dsn: str, redis_url: str) -> Iterator[house.House]:
+    """One running house for all tests of this worker that kill nothing; each test takes an account of its own."""
+    yield from _standing(postgres_dsn, redis_url)
+
+
+@pytest.fixture(scope="session")
+def relay_listener() -> Iterator[socket.socket]:
+    """Where the relay of `sending_house` listens, over all tests; a test's `relay` accepts on it."""
+    with sockets.bind("127.0.0.1", 0, "a relay") as listener:
+        yield listener
+
+
+@pytest.fixture(scope="session")
+def sending_house(postgres_dsn: str, redis_url: str, relay_listener: socket.socket) -> Iterator[house.House]:
+    """Another one, whose mail leaves through the test's `relay`, and which tries again soon."""
+    yield from _standing(
+        postgres_dsn,
+        redis_url,
+        OUTBOUND=f"smtp://127.0.0.1:{sockets.port_of(relay_listener)}?tls=none",
+        RETRY_SCHEDULE="0.05",
+        WEBHOOK_RETRY_SCHEDULE="0.05 0.05",
+        SWEEP_INTERVAL_SECONDS="0.1",
+    )
+
+
+@pytest.fixture
+async def relay(relay_listener: socket.socket) -> AsyncIterator[sink.Sink]:
+    """The relay of `sending_house`, obliging unless the test says otherwise; end with nothing left to be sent."""
+    async with sink.Sink(listener=relay_listener) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def sender(sending_house: house.House, relay: sink.Sink) -> AsyncIterator[httpx2.AsyncClient]:
+    """The HTTP client of an account of the test's own in `sending_house`, at /v1; its mail comes to `relay`."""
+    async with sending_house.client((await sending_house.tenant()).key) as client:
+        yield client
 
 
 @pytest.fixture

@@ -24,13 +24,14 @@ import collections
 import datetime as dt
 import ipaddress
 import re
+import socket
 import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import uvloop
 from cryptography import x509
@@ -116,6 +117,7 @@ class Sink:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        listener: socket.socket | None = None,  # one that others go on listening with, instead of host and port
         tls: ssl.SSLContext | None = None,  # STARTTLS is offered with it
         implicit: bool = False,  # TLS from the first byte, with the same context
         credentials: tuple[str, str] | None = None,  # AUTH PLAIN and LOGIN are offered, and needed before MAIL
@@ -124,6 +126,7 @@ class Sink:
         keep: bool = True,  # messages and dialogue; without it only counts, for long runs
     ) -> None:
         self.host, self.port = host, port
+        self._listener = listener
         self.tls, self.implicit = tls, implicit
         self.credentials, self.mechanisms = credentials, mechanisms
         self.extensions = extensions
@@ -140,8 +143,11 @@ class Sink:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
+        where: dict[str, Any] = {"host": self.host, "port": self.port, "backlog": 1024}
+        if self._listener is not None:
+            where = {"sock": self._listener.dup(), "backlog": 1024}
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Peer(self), self.host, self.port, ssl=self.tls if self.implicit else None, backlog=1024
+            lambda: _Peer(self), ssl=self.tls if self.implicit else None, **where
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
