@@ -13,7 +13,7 @@ from uuid import UUID
 
 from gateway.errors import Unavailable
 from gateway.mail import parse
-from gateway.notify.live import Lagging, Live
+from gateway.notify.live import Lagging, Live, Subscription
 from gateway.storage import db, events, messages
 
 PAGE: Final = 50  # messages looked at at once
@@ -59,23 +59,32 @@ async def wait(
 ) -> Outcome:
     """The first message that matches, oldest first, as soon as there is one within `timeout` seconds.
 
-    `read` makes raw bytes readable. Raises Unavailable where the process is about to end."""
+    What is there already is looked at whatever the timeout: 0 means look, do not wait. `read` makes raw bytes
+    readable. Raises Unavailable where the process is about to end."""
     look = _Look(database, account_id, wanted, read)
     heard = events.Filter(types=RECEIVED, mailbox_id=mailbox_id)
+    until = asyncio.get_running_loop().time() + timeout
     try:
-        async with asyncio.timeout(timeout), live.subscribe(account_id, heard) as subscription:
+        async with live.subscribe(account_id, heard) as subscription:
             async for message in _present(database, account_id, mailbox_id, wanted.since or 0):
                 if await look.settles(message):
                     return look.outcome
-            while True:
-                for told in await subscription.next():
-                    found = await _by_id(database, account_id, told.event.message_id)
-                    if found and await look.settles(found):
-                        return look.outcome
+            async with asyncio.timeout_at(until):
+                await _arriving(database, account_id, subscription, look)
     except TimeoutError:
-        return look.outcome
+        pass  # how a wait ends in vain; or at the very moment at which it is settled
     except Lagging:
         raise Unavailable("The server is restarting; try again.", retry_after=1) from None
+    return look.outcome
+
+
+async def _arriving(database: db.Database, account_id: UUID, subscription: Subscription, look: _Look) -> None:
+    """Returns when something that comes from now on has settled it. Raises Lagging."""
+    while True:
+        for told in await subscription.next():
+            found = await _by_id(database, account_id, told.event.message_id)
+            if found and await look.settles(found):
+                return
 
 
 async def _present(
