@@ -29,14 +29,17 @@ where s.account_id = :account_id and s.address = any(cast(:addresses as text[]))
 select distinct o.account_id from (
   select d.account_id from deliveries d where d.due_at <= statement_timestamp() order by d.due_at limit :limit) o
 
--- claim: lease a slice of an account's due recipients; a row whose lease ran out is due again
+-- claim: lease a slice of an account's due recipients; a row whose lease ran out is due again.
+-- The slice is materialized: as a plain subquery some plans take it anew for each row, and each time the next rows
+with due as materialized (
+  select c.id from deliveries c
+  where c.account_id = :account_id and c.due_at <= statement_timestamp()
+  order by c.due_at limit :limit for update skip locked
+)
 update deliveries d
 set status = 'sending', lease_id = :lease_id, due_at = statement_timestamp() + make_interval(secs => :lease_seconds),
   attempts = d.attempts + 1, updated_at = statement_timestamp()
-where d.account_id = :account_id and d.id in (
-  select c.id from deliveries c
-  where c.account_id = :account_id and c.due_at <= statement_timestamp()
-  order by c.due_at limit :limit for update skip locked)
+from due where d.account_id = :account_id and d.id = due.id
 returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_id
 
 -- claimed_emails: what is to be sent to them
@@ -86,8 +89,9 @@ set status = cast(:status as delivery_status), lease_id = null, in_data = false,
   due_at = case cast(:status as text) when 'queued' then statement_timestamp() when 'scheduled' then cast(:scheduled_at as timestamptz) end
 where d.account_id = :account_id and d.id = any(cast(:ids as uuid[]))
 
--- set_schedule: an e-mail's new time
-update emails set scheduled_at = :scheduled_at where account_id = :account_id and id = :id
+-- set_schedule: an e-mail's new time; its end keeps its distance
+update emails e set scheduled_at = :scheduled_at, expires_at = e.expires_at + (:scheduled_at - e.scheduled_at)
+where e.account_id = :account_id and e.id = :id
 
 -- get: one e-mail
 select e.* from emails e where e.account_id = :account_id and e.id = :id

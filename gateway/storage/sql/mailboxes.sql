@@ -70,8 +70,8 @@ where m.account_id = :account_id and m.deleted_at is null
   and (cast(:after as uuid) is null or m.id > :after)
 order by m.id limit :limit
 
--- lock: one mailbox for a change; null in is_live's place = it is over
-select m.id, (m.expires_at is null or m.expires_at > statement_timestamp()) as is_live from mailboxes m
+-- lock: one mailbox for a change; where the sweep was quicker the row tells, for this statement's clock stood while it waited
+select m.id, m.is_active and (m.expires_at is null or m.expires_at > statement_timestamp()) as is_live from mailboxes m
 where m.account_id = :account_id and m.id = :id and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
 for update
@@ -90,12 +90,14 @@ where account_id = :account_id and id = :id and deleted_at is null
 select distinct d.account_id from (
   select m.account_id from mailboxes m where m.is_active and m.expires_at <= statement_timestamp() order by m.expires_at limit :limit) d
 
--- expire: one slice of an account's expired mailboxes
-update mailboxes m set is_active = false
-where m.account_id = :account_id and m.id in (
+-- expire: one slice of an account's expired mailboxes; materialized, for as a plain subquery some plans take it anew for
+-- each row, and each time the next rows
+with due as materialized (
   select d.id from mailboxes d
   where d.account_id = :account_id and d.is_active and d.expires_at <= statement_timestamp()
-  order by d.expires_at limit :limit for update skip locked)
+  order by d.expires_at limit :limit for update skip locked
+)
+update mailboxes m set is_active = false from due where m.account_id = :account_id and m.id = due.id
 returning m.id
 
 -- gone: mailboxes whose rows may go, deleted ones first, then the longest expired; looks, locks nothing

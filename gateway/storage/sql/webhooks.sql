@@ -34,13 +34,16 @@ select distinct o.account_id from (
   select d.account_id from webhook_deliveries d where d.status = 'pending' and d.due_at <= statement_timestamp()
   order by d.due_at limit :limit) o
 
--- claim: lease a slice of an account's due deliveries; a row whose lease ran out is due again
-update webhook_deliveries d
-set lease_id = :lease_id, due_at = statement_timestamp() + make_interval(secs => :lease_seconds), attempts = d.attempts + 1
-where d.account_id = :account_id and d.status = 'pending' and (d.webhook_id, d.event_id) in (
+-- claim: lease a slice of an account's due deliveries; a row whose lease ran out is due again.
+-- The slice is materialized: as a plain subquery some plans take it anew for each row, and each time the next rows
+with due as materialized (
   select c.webhook_id, c.event_id from webhook_deliveries c
   where c.account_id = :account_id and c.status = 'pending' and c.due_at <= statement_timestamp()
-  order by c.due_at limit :limit for update skip locked)
+  order by c.due_at limit :limit for update skip locked
+)
+update webhook_deliveries d
+set lease_id = :lease_id, due_at = statement_timestamp() + make_interval(secs => :lease_seconds), attempts = d.attempts + 1
+from due where d.account_id = :account_id and d.webhook_id = due.webhook_id and d.event_id = due.event_id
 returning d.webhook_id, d.event_id, d.seq, d.attempts, d.lease_id
 
 -- claimed_webhooks: where they go
