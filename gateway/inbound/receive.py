@@ -188,6 +188,8 @@ class Reception:
         return [_queued(arrival.incoming.receipt_id) for arrival in batch]
 
     async def _find(self, arrival: Arrival) -> str | None:
+        if not arrival.accounts:  # it was a mailbox's making whose COMMIT broke; the mail was not stored yet
+            return None
         account_id = arrival.accounts[0]
         async with self._database.connection() as connection:
             if await messages.content_exists(connection, account_id, arrival.incoming.receipt_id):

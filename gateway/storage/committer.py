@@ -12,7 +12,6 @@ What an error means, decided by SQLSTATE alone:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -131,14 +130,19 @@ class Committer(Generic[Item, Answer]):
     async def _look_up(self, waiting: _Waiting[Item, Answer]) -> None:
         """The truth about one item whose COMMIT broke off. If it cannot be had, Unavailable."""
         for delay in LOOKUP_DELAYS:
-            with contextlib.suppress(Unavailable):
+            try:
                 answer = await self._find(waiting.item)
-                if answer is None:
-                    break
-                if not waiting.answer.done():
-                    waiting.answer.set_result(answer)
-                return
-            await asyncio.sleep(delay)
+            except Unavailable:
+                await asyncio.sleep(delay)
+                continue
+            except Exception:  # nobody may wait for ever, whatever went wrong
+                log.exception("look-up failed")
+                break
+            if answer is None:
+                break
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+            return
         _fail([waiting], Unavailable(retry_after=2))
 
 

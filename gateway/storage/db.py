@@ -5,13 +5,12 @@ statements run on the asyncpg connection that it holds. Nothing outside this pac
 
     Unavailable           the database cannot be reached: nothing was stored
     ├── Collided          a deadlock, a lock or a statement that took too long
-    └── NoRoom            its disk or memory is full
-    CommitUnknown         the line broke during COMMIT: look the ids up, never guess
+    ├── NoRoom            its disk or memory is full
+    └── CommitUnknown     the line broke during COMMIT: look the ids up, never guess; perhaps all of it was stored
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -22,13 +21,14 @@ import databases
 import structlog
 from asyncpg import Connection as Connection  # noqa: PLC0414 - told to the rest of storage under this name
 
-from gateway.errors import ConfigurationError, PostroomError, Unavailable
+from gateway.errors import ConfigurationError, Unavailable
 
 log = structlog.get_logger(__name__)
 
 STATEMENT_TIMEOUT: Final = "15s"  # shorter than any peer waits for our reply
 LOCK_TIMEOUT: Final = "2s"  # also how long a repeated Idempotency-Key waits for the first in another process
 RETRIED: Final = ("40001", "40P01")  # serialization failure, deadlock: the same again may well succeed
+LOCK_NOT_AVAILABLE: Final = "55P03"
 COLLISIONS: Final = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -38,8 +38,8 @@ COLLISIONS: Final = (
 CONNECTION_ERRORS: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
 
 
-class CommitUnknown(PostroomError):
-    """The connection broke during COMMIT: whether it took effect must be looked up."""
+class CommitUnknown(Unavailable):
+    """The database went away in the moment of writing: whether it was done is not known; look, or try again."""
 
 
 class Collided(Unavailable):
@@ -129,8 +129,8 @@ class Database:
 async def _commit(transaction: Any) -> None:
     try:
         await transaction.commit()
-    except (asyncpg.OperatorInterventionError, asyncio.CancelledError, *CONNECTION_ERRORS) as error:
-        raise CommitUnknown from error
+    except (asyncpg.OperatorInterventionError, *CONNECTION_ERRORS) as error:
+        raise CommitUnknown(retry_after=2) from error
 
 
 @contextlib.contextmanager
