@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from gateway.errors import Unavailable
 from gateway.storage import db, messages
 from gateway.storage.committer import Committer
+from tests.storage import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +98,9 @@ async def test_a_batch_is_bounded_in_items_and_bytes_and_a_big_item_goes_alone(d
 
 
 async def test_hanging_up_cancels_nothing(desk: Desk) -> None:
-    """Seen to fail with asyncio.shield removed from submit and the commit run in the submitter's own task."""
+    """Seen to fail with the commit run in the submitter's own task (`await self._run()` in `submit`): none was stored.
+
+    Without asyncio.shield alone it passes, for the work is the committer's task's."""
     desk.go.clear()
     committer = desk.committer()
     item = Item(id=uuid7())
@@ -111,7 +114,7 @@ async def test_hanging_up_cancels_nothing(desk: Desk) -> None:
 
 
 async def test_one_bad_item_fails_alone(desk: Desk) -> None:
-    """Seen to fail with _divide failing the whole batch: all eight raised."""
+    """Seen to fail with `_divide` failing the whole batch: all eight raised."""
     desk.go.clear()
     committer = desk.committer()
     items = [Item(id=uuid7(), text="NUL \0" if n == 5 else "good") for n in range(8)]
@@ -125,7 +128,7 @@ async def test_one_bad_item_fails_alone(desk: Desk) -> None:
 
 
 async def test_a_commit_whose_end_is_unknown_is_looked_up_and_was_done(desk: Desk) -> None:
-    """Seen to fail with CommitUnknown answered like Unavailable: the sender was told 451 for a mail that is stored."""
+    """Seen to fail with CommitUnknown answered like Unavailable: the submitter heard so of an item that is stored."""
     desk.break_after_commit = True
     item = Item(id=uuid7())
     assert await desk.committer().submit(item) == f"found {item.id}"
@@ -138,8 +141,22 @@ async def test_a_commit_whose_end_is_unknown_is_looked_up_and_was_not_done(desk:
     assert await stored(desk) == set()
 
 
+async def test_a_look_up_that_fails_itself_leaves_nobody_waiting(desk: Desk) -> None:
+    """Seen to fail with `_look_up` passing on every error but Unavailable: the submitter waited for ever."""
+    desk.break_after_commit = True
+
+    async def find(item: Item) -> str | None:
+        raise LookupError
+
+    committer: Committer[Item, str] = Committer(desk.commit, find=find, size=lambda item: item.size)
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable):
+            await committer.submit(Item(id=uuid7()))
+        await committer.drain()
+
+
 async def test_looking_up_waits_for_a_transaction_that_is_still_committing(desk: Desk) -> None:
-    """Seen to fail with the look-up as a plain SELECT: it said "not there" for a content that was committed after."""
+    """Seen to fail with `probe_content` as a plain SELECT: it said "not there", and then the content was committed."""
     item = Item(id=uuid7())
     inserted, release = asyncio.Event(), asyncio.Event()
 
@@ -153,9 +170,7 @@ async def test_looking_up_waits_for_a_transaction_that_is_still_committing(desk:
     slow = asyncio.create_task(slow_commit())
     await inserted.wait()
     look = asyncio.create_task(desk.find(item))
-    async with desk.database.connection() as connection:
-        while not await connection.fetchval("select count(*) from pg_locks where not granted"):
-            await asyncio.sleep(0)
+    await rows.until_it_waits(desk.database, look)
     release.set()
     await slow
     assert await look == f"found {item.id}"
