@@ -90,6 +90,10 @@ class Submission:
     once: idempotency.Once | None
     answer: dict[str, Any]  # what a repeated call is told
 
+    @property
+    def recipient_count(self) -> int:
+        return sum(prepared.request.recipient_count for prepared in self.prepared)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
@@ -149,11 +153,34 @@ class Outbox:
         await self._committer.drain()
 
     async def _submit(self, submission: Submission) -> Receipt:
-        await self._make_room(submission)
-        answer = await self._committer.submit(submission)
+        answer = await self._commit_where_there_is_room(submission)
         if isinstance(answer, errors.ApiError):
             raise answer
         return answer
+
+    async def _commit_where_there_is_room(self, submission: Submission) -> Answer:
+        try:
+            await self._make_room(submission)
+        except errors.QuotaExceeded as full:
+            return await self._first_of(submission) or full  # a repetition makes nobody wait
+        try:
+            answer = await self._committer.submit(submission)
+        except db.Collided as error:
+            if submission.once is not None and db.sqlstate(error) == db.LOCK_NOT_AVAILABLE:
+                raise errors.ConcurrentIdempotentRequests(retry_after=1) from error
+            raise
+        if isinstance(answer, errors.ApiError) or answer.replayed:
+            self._give_room_back(submission)
+        return answer
+
+    async def _first_of(self, submission: Submission) -> Answer | None:
+        """What was answered before to the same call; None where there was none."""
+        if submission.once is None:
+            return None
+        async with self._database.connection() as connection:
+            if await idempotency.is_taken(connection, submission.account_id, submission.once):
+                return await _first(connection, submission.account_id, submission.once)
+        return None
 
     # Before the commit
 
@@ -170,11 +197,15 @@ class Outbox:
             async with self._database.connection() as connection:
                 waiting = await emails.waiting(connection, account_id, most + 1)
             until = time.monotonic() + COUNT_SECONDS
-        wanted = sum(prepared.request.recipient_count for prepared in submission.prepared)
+        wanted = submission.recipient_count
         if waiting + wanted > most:
             self._waiting[account_id] = (until, waiting)
             raise errors.QuotaExceeded(f"{waiting} recipients wait to be sent to; at most {most} may.", retry_after=5)
         self._waiting[account_id] = (until, waiting + wanted)
+
+    def _give_room_back(self, submission: Submission) -> None:
+        until, waiting = self._waiting[submission.account_id]
+        self._waiting[submission.account_id] = (until, max(0, waiting - submission.recipient_count))
 
     # The commit
 
@@ -270,6 +301,11 @@ class Outbox:
                         ACCEPTED.labels(prepared.request.source).inc()
         self._told(told)
         self._due(account for account, news in told.items() if any(event.type == "email.queued" for event in news))
+
+
+def as_listed(recipient: address.Address) -> str:
+    """How recipients are kept and looked for: the domain in lower case, the local part as given (RFC 5321 2.4)."""
+    return f"{recipient.local}@{recipient.domain.lower()}"
 
 
 def _size(submission: Submission) -> int:
@@ -369,7 +405,7 @@ def _new_email(prepared: Prepared, suppressed: set[str]) -> emails.NewEmail:
             emails.NewDelivery(
                 id=uuid7(),
                 kind=kind,
-                address=str(mailbox.address),
+                address=as_listed(mailbox.address),
                 domain=mailbox.address.ascii_domain,
                 status="suppressed" if mailbox.address.canonical in suppressed else _first_status(request),
             )

@@ -90,6 +90,11 @@ async def first(connection: db.Connection, account_id: UUID, once: Once) -> Firs
     return First(status=row["status"], answer=row["answer"])
 
 
+async def is_taken(connection: db.Connection, account_id: UUID, once: Once) -> bool:
+    """Whether a request with this key was carried out."""
+    return await sql.find.row(connection, account_id=account_id, endpoint=once.endpoint, key=once.key) is not None
+
+
 async def give_back(connection: db.Connection, account_id: UUID, once: Once) -> None:
     """The key is free again: what it was claimed for is refused."""
     await sql.give_back.run(connection, account_id=account_id, endpoint=once.endpoint, key=once.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import send as sending
-from gateway.storage import emails
+from gateway.storage import db, emails
 from gateway.web import api, messages, once, reading
 
 SEND: Final = "POST /v1/emails"
@@ -291,7 +292,7 @@ class Emails:
         """E-mails, newest first."""
         wanted = emails.Wanted(
             status=query.status,
-            to=_canonical_domain(query.to) if query.to else None,
+            to=_as_listed(query.to) if query.to else None,
             tag=query.tag,
             since=query.since,
             until=query.until,
@@ -299,17 +300,16 @@ class Emails:
             before=query.before,
         )
         async with self._gateway.database.connection() as connection:
-            found = await emails.page(
-                connection, caller.account_id, wanted, limit=query.limit + 1, ascending=query.order == "asc"
-            )
-            shown = found[: query.limit]
+            found = await _page(connection, caller.account_id, wanted, query.limit + 1, query.order == "asc")
+            has_more = len(found) > query.limit
+            back = wanted.before is not None and wanted.after is None
+            shown = found[-query.limit :] if back else found[: query.limit]
             of_email = await emails.recipients(connection, caller.account_id, [email.id for email in shown])
-        has_more = len(found) > query.limit
         body = {
             "object": "list",
             "data": [_summary(email, of_email[email.id]) for email in shown],
             "has_more": has_more,
-            "next_cursor": _cursors.encode((shown[-1].id,)) if has_more else None,
+            "next_cursor": _cursors.encode((shown[-1].id,)) if has_more and not back else None,
         }
         return _json(body)
 
@@ -498,10 +498,20 @@ def _of_item(index: int, error: errors.ApiError) -> errors.ApiError:
     return type(error)(f"[{index}]: {error.message}", errors=fields)
 
 
-def _canonical_domain(text: str) -> str:
-    """As deliveries hold it: the local part as given, the domain in lower case."""
+async def _page(
+    connection: db.Connection, account_id: UUID, wanted: emails.Wanted, limit: int, ascending: bool
+) -> list[emails.Email]:
+    """In the list's order. `before` alone asks for those next to it: they are read from there, the other way round."""
+    if wanted.before is None or wanted.after is not None:
+        return await emails.page(connection, account_id, wanted, limit=limit, ascending=ascending)
+    turned = dataclasses.replace(wanted, after=wanted.before, before=None)
+    found = await emails.page(connection, account_id, turned, limit=limit, ascending=not ascending)
+    return found[::-1]
+
+
+def _as_listed(text: str) -> str:
     try:
-        return str(address.parse(text))
+        return sending.as_listed(address.parse(text))
     except address.InvalidAddress:
         raise errors.invalid("to", "not an e-mail address") from None
 
