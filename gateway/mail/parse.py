@@ -215,11 +215,10 @@ def _lost_body(node: Any) -> bool:
 
     A line without a colon comes as a name with an empty value.
     """
-    for name, values in node.headers.items():
-        known = name in _USUAL_FIELDS or _FIELD_NAME.fullmatch(name.strip())
-        if not known or not all(values):
-            return True
-    return False
+    headers = node.headers
+    if _USUAL_FIELDS.issuperset(headers):
+        return not all(map(all, headers.values()))
+    return not all(_FIELD_NAME.fullmatch(name.strip()) and all(values) for name, values in headers.items())
 
 
 def _values(node: Any, name: str) -> list[str]:
@@ -237,12 +236,13 @@ def _part(node: Any, content: bytes) -> Part:
     filename = node.filename
     if filename and not filename.isalnum():
         filename = _quoted_filename(node) or filename
+    disposition = node.disposition
     return Part(
         content_type=kind if "/" in kind else "text/plain",  # RFC 2045 5.2
         charset=charset,
         filename=filename or None,
         content_id=node.content_id or None,
-        disposition=(node.disposition or "").lower() or None,
+        disposition=disposition.lower() if disposition else None,
         content=content,
         fields=tuple(headers),
     )
