@@ -25,7 +25,7 @@ from starlette.routing import BaseRoute
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway import __version__, lifecycle, loops, sockets, telemetry
-from gateway.inbound import listener
+from gateway.inbound import listener, submission
 from gateway.settings import Settings, process_environment
 from gateway.web import (
     access,
@@ -76,7 +76,7 @@ class Sockets(WebSocketsSansIOProtocol):
 
 def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
     """Every route there is."""
-    authenticate = access.Access(gateway.database)
+    authenticate = access.Access(gateway.callers)
     paths = Paths(gateway)
     streams = events.Events(gateway, paths, authenticate)
     rooms: list[Any] = [
@@ -122,14 +122,31 @@ class House:
         """The application, with the SMTP listeners answering."""
         async with lifecycle.opened(self._settings) as gateway:
             self.gateway = gateway
-            if "smtp" in self._sockets:
-                self._smtp["smtp"] = await listener.open(
-                    [self._sockets["smtp"]], gateway.reception, self._settings, tls_context(self._settings)
-                )
+            await self._listen(gateway)
             yield edge.application(routes(gateway, self._listening))
 
+    async def _listen(self, gateway: lifecycle.Gateway) -> None:
+        settings, tls, budget = self._settings, tls_context(self._settings), listener.budget(self._settings)
+        if "smtp" in self._sockets:
+            self._smtp["smtp"] = await listener.open(
+                [self._sockets["smtp"]], gateway.reception, settings, tls, bytes_in_flight=budget
+            )
+        if "submission" in self._sockets:
+            if tls is None and not settings.postroom_dev:
+                log.warning("nobody can log in at the submission port: TLS_CERT_FILE is not set")
+            self._smtp["submission"] = await listener.open(
+                [self._sockets["submission"]],
+                gateway.submissions,
+                settings,
+                tls,
+                name="submission",
+                session=submission.SubmissionSMTP,
+                bytes_in_flight=budget,
+                limits=submission.limits(settings),
+            )
+
     def _listening(self) -> dict[str, bool]:
-        return {name: name in self._smtp for name in self._sockets if name == "smtp"}
+        return {name: name in self._smtp for name in self._sockets if name != "http"}
 
     def end_streams(self) -> None:
         """New mail and streams elsewhere, please; what runs may end."""
@@ -194,6 +211,10 @@ def bind(settings: Settings) -> dict[str, socket.socket]:
     bound = {"http": sockets.bind(settings.host, settings.port, "the HTTP listener (PORT)")}
     if settings.smtp_port is not None:
         bound["smtp"] = sockets.bind(settings.smtp_host, settings.smtp_port, "the SMTP listener (SMTP_PORT)")
+    if settings.submission_port is not None:
+        bound["submission"] = sockets.bind(
+            settings.smtp_host, settings.submission_port, "the submission listener (SUBMISSION_PORT)"
+        )
     return bound
 
 

@@ -18,6 +18,7 @@ from gateway.errors import ConfigurationError, Unavailable
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.protocol import Incoming
 from gateway.inbound.receive import Reception
+from gateway.inbound.submission import Submissions
 from gateway.notify import nudges
 from gateway.notify.live import Live
 from gateway.outbound.providers import urls
@@ -27,6 +28,7 @@ from gateway.outbound.route import Router
 from gateway.outbound.send import Outbox
 from gateway.settings import Settings, require_secret_key
 from gateway.storage import db, migrate
+from gateway.storage.callers import Callers
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,8 @@ class Gateway:
         )
         self.reception = Reception(self.database, settings, self.parsing, told=self.tell)
         self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
+        self.callers = Callers(self.database)
+        self.submissions = Submissions(self.outbox, self.callers, settings)
 
     def tell(self, account_ids: Iterable[UUID]) -> None:
         """These accounts' logs have grown: whoever listens, here or in another process, looks again."""

@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 ACCEPTED = prometheus_client.Counter("postroom_emails_accepted", "E-mails committed", ["source"])
 
 MAX_RECIPIENTS: Final = 50
+MAX_TAGS: Final = 50
+MAX_METADATA_BYTES: Final = 16_384  # as JSON
 LARGE: Final = 262_144  # bytes of bodies and attachments; from here on composing leaves the event loop
 COUNT_SECONDS: Final = 1.0  # how long a count of waiting recipients is believed
 _encode: Final = msgspec.json.Encoder().encode
@@ -79,6 +81,7 @@ class Prepared:
     request: Request
     raw: bytes
     message_id: str  # without brackets
+    mail_from: str | None = None  # reverse path; empty = nobody is to be told of bounces; None = the address of From
 
 
 @dataclass(kw_only=True, slots=True)
@@ -126,8 +129,11 @@ class Outbox:
 
     async def send(self, account_id: UUID, request: Request, once: idempotency.Once | None) -> Receipt:
         """One e-mail; the receipt says {"id", "status"}. Raises ApiErrors that name the field."""
-        prepared = await self._prepare(request)
-        answer = {"id": str(prepared.id), "status": _first_status(request)}
+        return await self.send_written(account_id, await self._prepare(request), once)
+
+    async def send_written(self, account_id: UUID, prepared: Prepared, once: idempotency.Once | None) -> Receipt:
+        """One e-mail whose bytes are there already, such as its author's own; the receipt says {"id", "status"}."""
+        answer = {"id": str(prepared.id), "status": _first_status(prepared.request)}
         return await self._submit(Submission(account_id=account_id, prepared=(prepared,), once=once, answer=answer))
 
     async def prepare(self, request: Request) -> Prepared:
@@ -386,11 +392,12 @@ def _new_email(prepared: Prepared, suppressed: set[str]) -> emails.NewEmail:
             ("reply_to", request.reply_to),
         )
     }
+    from_address = str(request.from_.address)
     return emails.NewEmail(
         id=prepared.id,
         from_name=request.from_.name,
-        from_address=str(request.from_.address),
-        mail_from=str(request.from_.address),
+        from_address=from_address,
+        mail_from=from_address if prepared.mail_from is None else prepared.mail_from,
         recipients=_encode(recipients).decode(),
         subject=request.subject,
         message_id=prepared.message_id,

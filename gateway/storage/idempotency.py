@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,6 +34,34 @@ class First:
 
     status: int
     answer: dict[str, Any]  # without secrets
+
+
+class Turns:
+    """Those of this process who come with the same key go one after the other: who is at work on which key now.
+
+    The first does the work and stores its answer in the same transaction; whoever waited finds the key taken and gets
+    the first answer again. What another process is still committing is waited for in the database.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[UUID, str, str], tuple[asyncio.Lock, list[None]]] = {}
+
+    @contextlib.asynccontextmanager
+    async def turn(self, account_id: UUID, once: Once | None) -> AsyncIterator[None]:
+        """Alone with this key; at once where there is none."""
+        if once is None:
+            yield
+            return
+        name = (account_id, once.endpoint, once.key)
+        lock, users = self._locks.setdefault(name, (asyncio.Lock(), []))
+        users.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                del self._locks[name]
 
 
 async def claim(

@@ -27,7 +27,6 @@ from gateway.web import api, messages, once, reading
 SEND: Final = "POST /v1/emails"
 SEND_BATCH: Final = "POST /v1/emails/batch"
 MAX_BATCH: Final = 1000
-MAX_METADATA_BYTES: Final = 16_384
 MAX_BYTE_VALUES: Final = (
     10_485_760  # of one attachment given as a list, which costs seconds to read; base64 may be larger
 )
@@ -58,8 +57,8 @@ Status = Literal[
 
 
 def _bounded(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
-        raise ValueError(f"more than {MAX_METADATA_BYTES} bytes of JSON")
+    if len(msgspec.json.encode(metadata)) > sending.MAX_METADATA_BYTES:
+        raise ValueError(f"more than {sending.MAX_METADATA_BYTES} bytes of JSON")
     return metadata
 
 
@@ -93,7 +92,7 @@ class NewEmail(Input):
     html: str | None = None
     headers: dict[HeaderName, str] | None = Field(None, max_length=200)
     attachments: list[NewAttachment] | None = Field(None, max_length=500)
-    tags: list[Tag] | None = Field(None, max_length=50)
+    tags: list[Tag] | None = Field(None, max_length=sending.MAX_TAGS)
     metadata: Annotated[dict[str, JsonValue], AfterValidator(_bounded)] | None = None
     scheduled_at: str | None = Field(None, max_length=100, description='RFC 3339, or "in 10 min"')
     expires_in: int | None = Field(None, ge=1, le=2_592_000, description="Seconds from when it is due")

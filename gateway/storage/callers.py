@@ -1,0 +1,56 @@
+"""Whose a bearer token is: what HTTP requests and SMTP sessions authenticate by.
+
+A token's checksum is looked at before the database is, so that typos and garbage cost nothing. What is found is held
+to be true for a second, so that a busy caller does not look its key up for every request.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from gateway import tokens
+from gateway.errors import InvalidApiKey
+from gateway.models import Caller
+from gateway.storage import accounts, db
+
+BELIEVED_SECONDS: Final = 1.0
+REMEMBERED: Final = 10_000  # callers; over it all are forgotten
+
+
+class Callers:
+    """The holders of keys and mailbox tokens; one for each process."""
+
+    def __init__(self, database: db.Database) -> None:
+        self._database = database
+        self._known: dict[bytes, tuple[float, Caller]] = {}  # by the token's hash; until when, on the monotonic clock
+
+    async def of(self, token: str) -> Caller:
+        """Whose token it is. Raises InvalidApiKey, Unavailable."""
+        if not tokens.looks_like_key(token):
+            raise InvalidApiKey
+        return await self.holding(tokens.hash_token(token))
+
+    async def holding(self, hashed: bytes) -> Caller:
+        """Whose the token of this hash is, for who has seen it before. Raises InvalidApiKey, Unavailable."""
+        until, caller = self._known.get(hashed, (0.0, None))
+        if caller is not None and time.monotonic() < until:
+            return caller
+        caller = await self._look_up(hashed)
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[hashed] = (time.monotonic() + BELIEVED_SECONDS, caller)
+        return caller
+
+    async def _look_up(self, hashed: bytes) -> Caller:
+        async with self._database.connection() as connection:
+            credential = await accounts.credential(connection, hashed)
+            if credential is None:
+                raise InvalidApiKey
+            if credential.kind == "mailbox":
+                return Caller(account_id=credential.account_id, mailbox_id=credential.object_id)
+            key = await accounts.usable_key(connection, credential.account_id, credential.object_id)
+        if key is None:
+            raise InvalidApiKey
+        scopes = frozenset(key.scopes)
+        return Caller(account_id=credential.account_id, key_id=key.id, scopes=scopes, domains=key.domains)
