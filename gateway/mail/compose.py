@@ -473,7 +473,7 @@ def _check_parts(parts: list[parse.Part], draft: Draft) -> None:
     _same("number of parts", len(parts), len(bodies) + len(files))
     for part, (kind, text) in zip(parts, bodies, strict=False):
         read, asked = part.content.decode(errors="replace").replace("\r\n", "\n"), _lf(text)
-        if part.content_type != kind or not part.is_body or (read != asked and read != asked + "\n"):  # noqa: PLR1714 - a set would hash whole bodies
+        if part.content_type != kind or not part.is_body or (read != asked and read != asked + "\n"):
             raise ComposeMismatch(f"the {kind} body is not what was asked for")
     for part, file in zip(parts[len(bodies) :], files, strict=True):
         kind = _type(draft, file).partition(";")[0].lower()
