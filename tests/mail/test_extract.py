@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.mail import extract
@@ -181,3 +181,24 @@ def test_nothing_raises_and_the_parts_agree_with_the_whole(subject: str, text: s
     assert found.codes == extract.codes(subject, text, html)
     assert found.links == extract.links(text, html)
     assert found.snippet == extract.snippet(text, html)
+
+
+_PIECES = [*"1 -\u00a0x.,:/(+€é١", "12", "482", "4829", "913", "G-", "ABCDE-"]
+_URL_PIECES = [*"s/ >#ſ", "://", "http", "https", "HTTP", "a.b"]
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=16).map("".join))
+@example("G-4829")
+@example("482 913 4829")
+@settings(deadline=None)
+def test_looking_at_digits_alone_finds_every_number_that_the_pattern_finds(text: str) -> None:
+    """Control: tried from behind the service's letters, "G-4829" was not found."""
+    found = [match.span() for match in extract._numbers(text)]
+    assert found == [match.span() for match in extract._NUMBER.finditer(text)]
+
+
+@given(st.lists(st.sampled_from(_URL_PIECES), max_size=16).map("".join))
+@example("http://a.b/https://a.bhttp://")
+@settings(deadline=None)
+def test_looking_at_colons_alone_finds_every_link_that_the_pattern_finds(text: str) -> None:
+    assert list(extract._urls(text)) == extract._URL.findall(text)
