@@ -76,7 +76,12 @@ def application(routes: Sequence[BaseRoute], lifespan: Lifespan[Starlette] | Non
         exception_handlers={HTTPException: _leave_to_the_edge},
     )
     app.router.redirect_slashes = False
+    app.router.default = _nothing_there
     return app
+
+
+async def _nothing_there(_: Scope, __: Receive, ___: Send) -> None:
+    raise errors.NotFound  # Starlette's own would close a WebSocket without a word
 
 
 async def _leave_to_the_edge(_: Request, error: Exception) -> Response:
