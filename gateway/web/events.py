@@ -158,8 +158,8 @@ class Events:
 
     async def _lines(self, account_id: UUID, wanted: events.Filter, cursor: int | None) -> AsyncIterator[bytes]:
         """WHATWG HTML 9.2: `id` is the cursor, so that a browser that reconnects goes on where it was."""
-        yield b": connected\n\n"
         async with self._gateway.live.subscribe(account_id, wanted, cursor) as subscription:
+            yield b": connected\n\n"  # only now: from here on nothing is missed
             with contextlib.suppress(Lagging):
                 async for told in self._told(account_id, subscription, COMMENT_SECONDS):
                     yield b"".join(_frame(one) for one in told) or b": still here\n\n"
