@@ -295,8 +295,8 @@ async def test_a_message_that_races_its_wait_is_not_missed(
 ) -> None:
     """The final dot and eight waits at the same moment, 25 times over; no further message comes to the rescue.
 
-    Negative control: with `notify.waiting.wait` subscribing only after its look at what is present, a wait ended in 408 in
-    the first round of one run and in the ninth of another.
+    Negative control: with `notify.waiting.wait` subscribing only after its look at what is present, a wait ended in
+    408 in the first round of one run and in the ninth of another.
     """
     boxes = [await letters.mailbox(client) for _ in range(8)]
     cursors = [made["cursor"] for made in boxes]
