@@ -35,7 +35,7 @@ END = b"\r\n.\r\n"
 def head(number: int, recipient: bytes) -> bytes:
     """The headers that differ from mail to mail; the rest comes with `body`."""
     return (
-        b"From: Example App <no-reply@app.example.com>\r\nTo: <%b>\r\nSubject: Mail %d: your code is 482913\r\n"
+        b"From: Example App <no-reply@app.example.com>\r\nTo: <%b>\r\nSubject: [a%d] your code is 482913\r\n"
         b"Date: Sun, 22 Nov 2026 10:00:00 +0000\r\nMessage-ID: <%d.bench@app.example.com>\r\n"
     ) % (recipient, number, number)
 
