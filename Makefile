@@ -38,6 +38,6 @@ faults: install ## The slow proofs: kill storms under load
 
 lock: install ## Choose the newest versions that pyproject.toml allows and write requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-		--all-extras --group dev --output-file requirements.lock --upgrade pyproject.toml
+		--extra embedded --group dev --output-file requirements.lock --upgrade pyproject.toml
 
 .PHONY: help install dev test check format bench faults lock
