@@ -142,7 +142,7 @@ class Dispatcher:
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    await webhooks.settle(connection, settled)
+                    disabled = await webhooks.settle(connection, settled)
             except (
                 Unavailable,
                 db.CommitUnknown,
@@ -150,7 +150,7 @@ class Dispatcher:
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
                 break
-        if settled.disable is not None:
+        if disabled:
             self._told([settled.claimed.account_id])
 
 
@@ -164,5 +164,6 @@ def _given_up(claimed: webhooks.Claimed, started_at: datetime, reason: str) -> w
         answered=None,
         answer="",
         error=reason,
+        tried=False,
         disable=None,
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 from asyncpg import Record
@@ -20,6 +20,8 @@ from gateway.storage import db, events
 from gateway.storage.sql import load
 
 sql = load("webhooks")
+
+PATIENCE: Final = timedelta(days=5)  # with nothing but failures, then the webhook is disabled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +72,7 @@ class Settled:
     answer: str
     error: str | None
     disable: str | None  # the reason, where the webhook is to be disabled
+    tried: bool = True  # the receiver was asked, so that the outcome speaks of the webhook itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,10 +181,14 @@ async def _events(connection: db.Connection, account_id: UUID, seqs: Sequence[in
     return {row["seq"]: events.Event.from_row(row) for row in rows}
 
 
-async def settle(connection: db.Connection, settled: Settled) -> None:
-    """Write down how an attempt ended, in a transaction; the webhook's own state and event with it."""
+async def settle(connection: db.Connection, settled: Settled) -> bool:
+    """Write down how an attempt ended, in a transaction; whether that disabled the webhook, of which its event tells.
+
+    The webhook's row first, then its deliveries', as whoever disables or deletes a webhook does: else they deadlock."""
     claimed = settled.claimed
     keys = {"account_id": claimed.account_id, "webhook_id": claimed.webhook.id, "event_id": claimed.event_id}
+    holds = await sql.holds.value(connection, **keys, lease_id=claimed.lease_id)
+    reason = await _note_health(connection, settled) if holds and settled.tried else None
     await sql.add_attempt.run(
         connection,
         **keys,
@@ -193,7 +200,7 @@ async def settle(connection: db.Connection, settled: Settled) -> None:
         answer=settled.answer,
         error=settled.error,
     )
-    stands = await sql.settle.run(
+    await sql.settle.run(
         connection,
         **keys,
         lease_id=claimed.lease_id,
@@ -201,24 +208,33 @@ async def settle(connection: db.Connection, settled: Settled) -> None:
         again_in=settled.again_in,
         last_status=settled.answered,
     )
-    if stands:
-        await _note_health(connection, settled)
+    if reason is not None:
+        await _end(connection, claimed.account_id, claimed.webhook.id, reason)
+    return reason is not None
 
 
-async def _note_health(connection: db.Connection, settled: Settled) -> None:
+async def _note_health(connection: db.Connection, settled: Settled) -> str | None:
+    """Why the webhook is told nothing more from now on; None = it goes on, or was disabled before."""
     account_id, webhook_id = settled.claimed.account_id, settled.claimed.webhook.id
     if settled.status == "delivered":
         await sql.mark_working.run(connection, account_id=account_id, id=webhook_id)
-    else:
-        await sql.mark_failing.run(connection, account_id=account_id, id=webhook_id, now=settled.started_at)
-    if settled.disable is not None:
-        await disable(connection, account_id, webhook_id, settled.disable)
+        return None
+    since = await sql.mark_failing.value(connection, account_id=account_id, id=webhook_id, now=settled.started_at)
+    reason = settled.disable
+    if reason is None and since is not None and settled.started_at - since >= PATIENCE:
+        reason = f"nothing but failures for {PATIENCE.days} days"
+    if reason is None or not await sql.disable.run(connection, account_id=account_id, id=webhook_id, reason=reason):
+        return None
+    return reason
 
 
 async def disable(connection: db.Connection, account_id: UUID, webhook_id: UUID, reason: str) -> None:
     """Tell it nothing more, and its owner that this is so."""
-    if not await sql.disable.run(connection, account_id=account_id, id=webhook_id, reason=reason):
-        return
+    if await sql.disable.run(connection, account_id=account_id, id=webhook_id, reason=reason):
+        await _end(connection, account_id, webhook_id, reason)
+
+
+async def _end(connection: db.Connection, account_id: UUID, webhook_id: UUID, reason: str) -> None:
     await sql.drop_pending.run(connection, account_id=account_id, webhook_id=webhook_id)
     data = events.encode({"id": webhook_id, "reason": reason})
     await events.append(connection, account_id, [events.NewEvent(type="webhook.disabled", data=data)])

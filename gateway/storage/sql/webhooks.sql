@@ -60,6 +60,10 @@ set status = :status, lease_id = null, last_status = :last_status,
   finished_at = case when cast(:status as text) = 'pending' then null else statement_timestamp() end
 where d.account_id = :account_id and d.webhook_id = :webhook_id and d.event_id = :event_id and d.lease_id = :lease_id
 
+-- holds: whether a delivery's lease still stands; locks nothing
+select d.lease_id = :lease_id from webhook_deliveries d
+where d.account_id = :account_id and d.webhook_id = :webhook_id and d.event_id = :event_id
+
 -- add_attempt: what was tried
 insert into webhook_attempts (account_id, id, webhook_id, event_id, number, started_at, latency_ms, status, answer, error)
 values (:account_id, :id, :webhook_id, :event_id, :number, :started_at, :latency_ms, :status, :answer, :error)
@@ -67,8 +71,9 @@ values (:account_id, :id, :webhook_id, :event_id, :number, :started_at, :latency
 -- mark_working: it took something
 update webhooks set failing_since = null where account_id = :account_id and id = :id and failing_since is not null
 
--- mark_failing: it did not
-update webhooks set failing_since = :now where account_id = :account_id and id = :id and failing_since is null
+-- mark_failing: it did not; since when that is so
+update webhooks w set failing_since = coalesce(w.failing_since, :now) where w.account_id = :account_id and w.id = :id
+returning w.failing_since
 
 -- deliveries: of one webhook, newest first
 select d.* from webhook_deliveries d
