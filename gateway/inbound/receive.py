@@ -26,7 +26,7 @@ from uuid_utils.compat import uuid7
 from gateway.errors import AddressTaken, Unavailable
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.protocol import Incoming
-from gateway.mail import address, extract, parse
+from gateway.mail import address, charsets, extract, parse
 from gateway.settings import Settings
 from gateway.storage import accounts, db, events, mailboxes, messages
 from gateway.storage.committer import Committer
@@ -389,11 +389,12 @@ async def _create_mailbox(connection: db.Connection, account_id: UUID, name: str
 def _new_message(placement: Placement) -> messages.NewMessage:
     incoming, reading = placement.arrival.incoming, placement.arrival.reading
     message_id = uuid7()
+    mail_from = charsets.clean(incoming.mail_from)
     envelope = {
-        "mail_from": incoming.mail_from,
-        "rcpt_to": [recipient.given for recipient in placement.recipients],
-        "helo": incoming.helo,
-        "remote_ip": incoming.remote_ip,
+        "mail_from": mail_from,
+        "rcpt_to": [charsets.clean(recipient.given) for recipient in placement.recipients],
+        "helo": charsets.clean(incoming.helo),
+        "remote_ip": charsets.clean(incoming.remote_ip),
         "tls": incoming.tls,
         "receipt_id": incoming.receipt_id,
     }
@@ -403,7 +404,7 @@ def _new_message(placement: Placement) -> messages.NewMessage:
         mailbox_id=placement.mailbox_id,
         content_id=incoming.receipt_id,
         size=len(incoming.raw),
-        mail_from=incoming.mail_from,
+        mail_from=mail_from,
         envelope=_encode(envelope).decode(),
         from_name=reading.from_name,
         from_address=reading.from_address,
