@@ -292,7 +292,7 @@ class Supervisor:
 
 GREETING = """
 Postroom is ready.
-  dashboard   {dashboard_url}
+  open        {http_url}/docs
   API         {http_url}/v1   key {api_key}
   SMTP        {smtp_host}:{smtp_port}   takes mail for every address
   submission  {smtp_host}:{submission_port}   any user name, the key as password
