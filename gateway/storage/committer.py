@@ -5,7 +5,7 @@ their own item; hanging up cancels nothing, for the committer's own task does th
 
 What an error means, decided by SQLSTATE alone:
     40001, 40P01            done again, up to three times
-    classes 22 and 23, 55P03, 54000   the batch is halved to find the item that is to blame
+    classes 21 to 23, 55P03, 54000   the batch is halved to find the item that is to blame
     the line broke          before COMMIT: Unavailable for all; during COMMIT: `find` looks up what is true
 """
 
@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 MAX_ITEMS: Final = 64
 MAX_BYTES: Final = 4_194_304  # a bigger item goes alone
 LOOKUP_DELAYS: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between looks for a commit whose end is unknown
-DIVISIBLE: Final = ("22", "23")  # bad data, broken constraint: one item's fault
+DIVISIBLE: Final = ("21", "22", "23")  # a row twice in a batch, bad data, broken constraint: one item's fault
 DIVISIBLE_STATES: Final = ("55P03", "54000", "54001", "57014")  # lock not available, too complex, cancelled: likewise
 
 
