@@ -27,6 +27,8 @@ from gateway.web import access, api, edge, reading
 from gateway.web.paths import Paths
 
 SCOPES: Final = frozenset({"mailboxes", "send", "read"})
+SCOPES_OF_MAILBOX: Final = frozenset({"mailboxes", "read"})
+OPEN: Final = {"mailboxes": ("mailbox.", "message."), "send": ("email.",)}  # what a key without `read` hears of
 COMMENT_SECONDS: Final = 15.0  # silence on an SSE stream, then a comment
 CUT_OFF: Final = 1013  # RFC 6455's "try again later": resume by cursor
 GOING_AWAY: Final = 1012  # the server restarts
@@ -85,7 +87,14 @@ class Events:
         common: dict[str, Any] = {"tags": ["Events"], "returns": EventsPage, "errors": [errors.CursorExpired]}
         return [
             api.op("GET", "/events", self.of_account, scope=SCOPES, **common),
-            api.op("GET", "/mailboxes/{mailbox}/events", self.of_mailbox, scope=SCOPES, mailbox_token=True, **common),
+            api.op(
+                "GET",
+                "/mailboxes/{mailbox}/events",
+                self.of_mailbox,
+                scope=SCOPES_OF_MAILBOX,
+                mailbox_token=True,
+                **common,
+            ),
         ]
 
     def routes(self, prefix: str) -> list[WebSocketRoute]:
@@ -102,11 +111,11 @@ class Events:
     async def of_mailbox(self, request: Request, caller: Caller, mailbox: str, query: StreamQuery) -> Response:
         """The same for one mailbox; its token suffices."""
         box = await self._paths.mailbox(caller, mailbox)
-        return await self._answer(request, caller, query, _filter(query, box.id, None))
+        return await self._answer(request, caller, query, _filter(caller, query, box.id, None))
 
     async def _wanted(self, caller: Caller, query: EventsQuery) -> events.Filter:
         mailbox_id = await self._paths.mailbox_id(caller, query.mailbox) if query.mailbox is not None else None
-        return _filter(query, mailbox_id, query.email)
+        return _filter(caller, query, mailbox_id, query.email)
 
     async def _answer(self, request: Request, caller: Caller, query: StreamQuery, wanted: events.Filter) -> Response:
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -186,7 +195,7 @@ class Events:
 
     async def _account_socket(self, websocket: WebSocket) -> None:
         edge.exchange(websocket.scope).route = "/v1/events"
-        caller = await self._admit(websocket)
+        caller = await self._admit(websocket, SCOPES)
         if caller.mailbox_id is not None:
             raise errors.RestrictedApiKey("A mailbox's token cannot do this: use an API key.")
         query: EventsQuery = _ACCOUNT_QUERY.read(reading.query_pairs(websocket.scope["query_string"]))
@@ -194,14 +203,14 @@ class Events:
 
     async def _mailbox_socket(self, websocket: WebSocket) -> None:
         edge.exchange(websocket.scope).route = "/v1/mailboxes/{mailbox}/events"
-        caller = await self._admit(websocket)
+        caller = await self._admit(websocket, SCOPES_OF_MAILBOX)
         query: StreamQuery = _MAILBOX_QUERY.read(reading.query_pairs(websocket.scope["query_string"]))
         box = await self._paths.mailbox(caller, websocket.path_params["mailbox"])
-        await self._serve(websocket, caller, query, _filter(query, box.id, None))
+        await self._serve(websocket, caller, query, _filter(caller, query, box.id, None))
 
-    async def _admit(self, websocket: WebSocket) -> Caller:
+    async def _admit(self, websocket: WebSocket, scopes: frozenset[str]) -> Caller:
         caller = await self._authenticate(websocket)
-        if caller.mailbox_id is None and not caller.has_any(SCOPES):
+        if caller.mailbox_id is None and not caller.has_any(scopes):
             raise errors.RestrictedApiKey
         return caller
 
@@ -240,11 +249,25 @@ async def _gone(websocket: WebSocket) -> None:
         pass
 
 
-def _filter(query: StreamQuery, mailbox_id: UUID | None, email_id: UUID | None) -> events.Filter:
+def _filter(caller: Caller, query: StreamQuery, mailbox_id: UUID | None, email_id: UUID | None) -> events.Filter:
+    """Raises ValidationFailed, RestrictedApiKey."""
     unknown = sorted(set(query.types or ()) - events.TYPES)
     if unknown:
         raise errors.invalid("types", f"there are no events of type {unknown[0][:64]!r}")
-    return events.Filter(types=query.types, mailbox_id=mailbox_id, email_id=email_id)
+    types, allowed = query.types, _allowed(caller)
+    if allowed is not None:
+        if closed := sorted(set(types or ()) - allowed):
+            raise errors.RestrictedApiKey(f"The API key may not hear of {closed[0]}: it needs the scope read.")
+        types = types if types is not None else tuple(sorted(allowed))
+    return events.Filter(types=types, mailbox_id=mailbox_id, email_id=email_id)
+
+
+def _allowed(caller: Caller) -> frozenset[str] | None:
+    """Types that the caller may hear of; None = all. Who may only send must not read codes that come in."""
+    if caller.mailbox_id is not None or caller.has_any({"read"}):
+        return None
+    prefixes = tuple(prefix for scope in caller.scopes for prefix in OPEN.get(scope, ()))
+    return frozenset(name for name in events.TYPES if name.startswith(prefixes))
 
 
 def _frame(told: Told) -> bytes:
