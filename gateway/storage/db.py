@@ -108,8 +108,16 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """This task's connection; asked for again within, the same one."""
         with translated():
-            async with self._pool.connection() as held:
+            async with contextlib.AsyncExitStack() as stack:
+                held = await self._taken(stack)
                 yield held.raw_connection
+
+    async def _taken(self, stack: contextlib.AsyncExitStack) -> Any:
+        """Whatever the server says to who asks for a connection, it is no fault of a statement."""
+        try:
+            return await stack.enter_async_context(self._pool.connection())
+        except asyncpg.PostgresError as error:  # such as: closed to connections, password changed, no such database
+            raise Unavailable(retry_after=2) from error
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
