@@ -59,7 +59,7 @@ async def test_another_request_id_is_replaced(given: str) -> None:
 
 async def test_starlettes_own_404_has_the_contracts_shape() -> None:
     async with client_of(sample.application()) as client:
-        for path in ("/", "/v1/nowhere", "/v1/letters/", "/docs/../../../etc/passwd", "/docs/LICENSE"):
+        for path in ("/nowhere", "/v1/nowhere", "/v1/letters/", "/docs/../../../etc/passwd", "/docs/LICENSE"):
             assert error_of(await client.get(path))["name"] == "not_found"
 
 
