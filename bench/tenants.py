@@ -54,3 +54,35 @@ async def mailboxes(
 def addresses(count: int, *, name: str = "box") -> list[str]:
     """The addresses of the mailboxes that `mailboxes` makes."""
     return [f"{name}{number}@postroom.test" for number in range(1, count + 1)]
+
+
+async def messages(dsn: str, account_id: UUID, count: int, boxes: int, *, name: str = "box") -> None:
+    """That many messages with contents and events, in turn in the mailboxes `<name>1` to `<name><boxes>`."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for statement in _messages(account_id, count, boxes, name):
+            await connection.execute(statement, timeout=600)
+        await connection.execute("vacuum analyze contents, messages, events")
+        await connection.execute("checkpoint")
+    finally:
+        await connection.close()
+
+
+def _messages(account_id: UUID, count: int, boxes: int, name: str) -> list[str]:
+    content, message = id_of("n", f"{account_id}content"), id_of("n", f"{account_id}message")
+    event, box = id_of("n", f"{account_id}event"), id_of(f"(n % {boxes} + 1)", f"{account_id}{name}")
+    series = f"from generate_series(1, {count}) n"
+    return [
+        f"""insert into contents (account_id, id, raw, size)
+        select '{account_id}', {content}, cast(repeat('x', 400) as bytea), 400 {series}""",  # noqa: S608 - our own names
+        f"""insert into messages (account_id, id, mailbox_id, content_id, seq, received_at, size, mail_from, envelope,
+          from_address, recipients, subject, snippet, codes, links, attachment_count, message_id, thread_id, parse,
+          warnings)
+        select '{account_id}', {message}, {box}, {content}, n, now(), 400, 'a@example.com',
+          '{{"rcpt_to": ["box@postroom.test"]}}', 'a@example.com', '[]', 'Message ' || n, 'Your code is 482913',
+          '[{{"value": "482913"}}]', '[]', 0, n || '@example.com', {message}, 'ok', '[]' {series}""",  # noqa: S608 - our own names
+        f"""insert into events (account_id, seq, id, type, mailbox_id, message_id, data, created_at)
+        select '{account_id}', n, {event}, 'message.received', {box}, {message},
+          '{{"subject": "a message", "snippet": "Your code is 482913"}}', now() {series}""",  # noqa: S608 - our own names
+        f"update event_heads set last_seq = {count} where account_id = '{account_id}'",  # noqa: S608 - our own names
+    ]
