@@ -1,6 +1,7 @@
 """Every setting: its environment variable, type, default and meaning, in one place (`postroom settings` prints it).
 
-Nothing else reads the environment. A Settings object is made once per process and handed to what needs it.
+Nothing else reads the environment. What may hold a password is left out of the object's repr.
+A Settings object is made once per process and handed to what needs it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     # Servers that Postroom uses
-    database_url: str = Field("", description="Postgres, as libpq reads it: postgresql://user:pass@host:5432/db")
+    database_url: str = Field(
+        "", repr=False, description="Postgres, as libpq reads it: postgresql://user:pass@host:5432/db"
+    )
     database_unsafe: bool = Field(
         False, description="Start even where fsync or full_page_writes is off (mail can be lost)"
     )
     db_pool_size: int = Field(10, ge=2, le=200, description="Postgres connections of one process")
     redis_url: str = Field(
-        "", description="Redis or Valkey: redis://, rediss:// or unix://; empty = poll Postgres instead"
+        "", repr=False, description="Redis or Valkey: redis://, rediss:// or unix://; empty = poll Postgres instead"
     )
-    redis_namespace: str = Field("postroom", pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="Prefix of all names in Redis")
+    redis_namespace: str = Field(
+        "postroom", pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="Prefix of all names in Redis"
+    )
     redis_tls_verify: bool = Field(
         True, description="Check the server's certificate on rediss:// (off for a private CA)"
     )
@@ -76,7 +81,7 @@ class Settings(BaseSettings):
 
     # Mail out
     outbound: Words = Field(
-        (), description="Provider URLs in order of preference: smtp://user:pass@host:587?tls=starttls …"
+        (), repr=False, description="Provider URLs in order of preference: smtp://user:pass@host:587?tls=starttls …"
     )
     max_queued: int = Field(100_000, ge=1, description="E-mails of one account that may wait; more hear 429")
     retry_schedule: Words = Field(
