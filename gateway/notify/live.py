@@ -229,9 +229,9 @@ class Live:
     ) -> AsyncIterator[Subscription]:
         """Everything wanted behind `cursor` (None = from now on). Without a gap: what the log held when the
         subscription began is read by `catch_up`, everything after it is handed over by the tail."""
-        if self.closed:
-            raise Unavailable("The server is restarting; try again.", retry_after=1)
         async with self._tail(account_id) as tail:
+            if self.closed:  # looked at where nothing comes between it and `add`: an end is heard by all or none
+                raise Unavailable("The server is restarting; try again.", retry_after=1)
             subscription = Subscription(wanted, tail.cursor if cursor is None else cursor, self._buffer_events)
             tail.add(subscription)
             try:
