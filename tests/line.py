@@ -29,6 +29,7 @@ class Line:
     is_cut: bool = False  # nobody gets through, until it is mended
     connections: int = 0  # that were ever made
     at_commit: Callable[[], Awaitable[At]] = passing
+    on_refusal: Callable[[], None] = lambda: None  # somebody tried to connect while it was cut
     _ends: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
@@ -50,6 +51,7 @@ class Line:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_cut:
             writer.transport.abort()
+            self.on_refusal()
             return
         self.connections += 1
         from_server, to_server = await asyncio.open_unix_connection(self.server)
