@@ -103,17 +103,15 @@ async def test_a_key_that_is_revoked_or_has_expired_opens_nothing(
     assert expiring["id"] in [key["id"] for key in await letters.listed(client, "/api-keys")]
 
 
-async def test_a_key_may_be_limited_to_domains(postgres_dsn: str, redis_url: str) -> None:
-    async with letters.own_house(postgres_dsn, redis_url, settings={"MAIL_DOMAINS": "one.test,two.test"}) as home:
-        tenant = await home.tenant()
-        async with home.client(tenant.key) as client:
-            limited = await made_key(client, scopes=["mailboxes", "send"], domains=["two.test"])
-        async with home.client(limited["key"]) as client:
-            assert (await letters.mailbox(client, domain="two.test"))["address"].endswith("@two.test")
-            refused(await client.post("/mailboxes", json={"domain": "one.test"}), 403, "restricted_api_key")
-            mail = {"to": "x@elsewhere.example", "subject": "s", "text": "t"}
-            assert (await client.post("/emails", json={"from": "me@two.test", **mail})).status_code == 202
-            refused(await client.post("/emails", json={"from": "me@one.test", **mail}), 403, "restricted_api_key")
+async def test_a_key_may_be_limited_to_domains(shared_house: house.House, client: httpx2.AsyncClient) -> None:
+    mail = {"from": "me@postroom.test", "to": "x@elsewhere.example", "subject": "s", "text": "t"}
+    for domains, mailbox, email in ((["postroom.test", "two.test"], 201, 202), (["two.test"], 403, 403)):
+        limited = await made_key(client, scopes=["mailboxes", "send"], domains=domains)
+        async with shared_house.client(limited["key"]) as holder:
+            answers = [await holder.post("/mailboxes"), await holder.post("/emails", json=mail)]
+        assert [answer.status_code for answer in answers] == [mailbox, email]
+    for answer in answers:
+        refused(answer, 403, "restricted_api_key")
 
 
 async def test_the_same_idempotency_key_gives_the_same_api_key_again(client: httpx2.AsyncClient) -> None:
