@@ -3,12 +3,16 @@
     claim (committed) → provider → verdict (committed with the verdicts of others) → event
 
 The lease is committed before the network is touched and renewed while it is; a worker that dies simply stops renewing,
-and another takes over. A verdict that could not be written yet is kept and tried again, for the mail is out.
+and another takes over. Some are claimed ahead, so that the network need not wait for claims, nor for verdicts to be
+written; whose lease ran out meanwhile, as in a process that was halted, is not sent. A verdict that could not be
+written yet is kept and tried again, for the mail is out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +45,7 @@ SECONDS = prometheus_client.Histogram(
 )
 
 CHUNK: Final = 25  # recipients of one claim; small, so that accounts take turns
+AHEAD: Final = 2  # recipients in hand, times those that the network may have at once
 REPLY_KEPT: Final = 1000  # characters
 AGAIN_SECONDS: Final = 0.5  # between tries to write a verdict while the database is away
 _encode: Final = msgspec.json.Encoder().encode
@@ -58,17 +63,26 @@ class Fate:
     again_in: float | None = None  # seconds; None = no more attempts
 
 
-class Slots:
-    """How many deliveries may be under way in this process."""
+@dataclass(kw_only=True, slots=True)
+class Held:
+    """A recipient in hand."""
 
-    def __init__(self, count: int) -> None:
+    claimed: emails.Claimed
+    until: float  # monotonic time at which the lease may run out
+
+
+class Slots:
+    """How many recipients may be in hand in this process. They are taken by several, for each taking is a claim."""
+
+    def __init__(self, count: int, least: int) -> None:
         self._free = count
+        self._least = least
         self._changed = asyncio.Condition()
 
     async def take(self, most: int) -> int:
-        """Between 1 and `most`, as soon as there is one."""
+        """Up to `most`, as soon as `least` are free."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._free > 0)
+            await self._changed.wait_for(lambda: self._free >= self._least)
             taken = min(self._free, most)
             self._free -= taken
             return taken
@@ -91,8 +105,10 @@ class Carrier:
         self._router = router
         self._told = told
         self._schedule = Schedule.of(settings)
-        self._slots = Slots(settings.outbound_concurrency)
-        self._held: dict[UUID, emails.Claimed] = {}  # by delivery
+        at_once = settings.outbound_concurrency
+        self._network = asyncio.Semaphore(at_once)
+        self._slots = Slots(AHEAD * at_once, least=max(1, at_once // 2))  # fewer are free: the network has enough
+        self._held: dict[UUID, Held] = {}  # by delivery
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._committer: Committer[Sequence[emails.Settled], bool] = Committer(
@@ -104,12 +120,13 @@ class Carrier:
         while not self._closing:
             free = await self._slots.take(CHUNK)
             claimed: list[emails.Claimed] = []
+            until = time.monotonic() + self._settings.lease_seconds
             try:
                 claimed = await self._claim(account_id, free)
             finally:
                 await self._slots.give(free - len(claimed))
             for one in claimed:
-                self._start(one)
+                self._start(Held(claimed=one, until=until))
             if len(claimed) < free:
                 return
 
@@ -145,26 +162,40 @@ class Carrier:
                 connection, account_id, lease_id=uuid7(), lease_seconds=self._settings.lease_seconds, limit=limit
             )
 
-    def _start(self, claimed: emails.Claimed) -> None:
-        self._held[claimed.id] = claimed
-        task = asyncio.create_task(self._carry(claimed))
+    def _start(self, held: Held) -> None:
+        self._held[held.claimed.id] = held
+        task = asyncio.create_task(self._carry(held))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _renew(self) -> None:
         by_lease: dict[tuple[UUID, UUID], list[UUID]] = defaultdict(list)
-        for claimed in self._held.values():
-            by_lease[claimed.account_id, claimed.lease_id].append(claimed.id)
+        for held in self._held.values():
+            by_lease[held.claimed.account_id, held.claimed.lease_id].append(held.claimed.id)
         for (account_id, lease_id), ids in by_lease.items():
+            until = time.monotonic() + self._settings.lease_seconds
             async with self._database.connection() as connection:
                 seconds = self._settings.lease_seconds
                 standing = await emails.renew(connection, account_id, lease_id, sorted(ids), seconds)
-            for delivery_id in set(ids) - standing:
+            self._note(account_id, ids, standing, until)
+
+    def _note(self, account_id: UUID, ids: Sequence[UUID], standing: set[UUID], until: float) -> None:
+        """Of the leases, those that stand hold until then; the others are lost, unless their verdict came meanwhile."""
+        for delivery_id in ids:
+            held = self._held.get(delivery_id)
+            if held is not None and delivery_id in standing:
+                held.until = until
+            elif held is not None:
+                held.until = 0
                 log.warning("lease lost", account_id=str(account_id), delivery_id=str(delivery_id))
 
-    async def _carry(self, claimed: emails.Claimed) -> None:
+    async def _carry(self, held: Held) -> None:
+        claimed = held.claimed
         try:
-            verdicts = await self._attempt(claimed)
+            async with self._network:
+                if time.monotonic() >= held.until:
+                    raise LeaseLost  # noqa: TRY301 - said in one place, wherever it shows
+                verdicts = await self._attempt(claimed)
             await self._write(verdicts)
         except LeaseLost:
             log.warning("not sent: lease lost", delivery_id=str(claimed.id), email_id=str(claimed.email_id))
@@ -185,8 +216,8 @@ class Carrier:
             ]
         tries = await self._router.send(_outgoing(claimed), about_to_commit=self._guard(claimed))
         for one in tries:
-            ATTEMPTS.labels(one.provider, one.verdict.outcome).inc()
-            SECONDS.labels(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
+            _counter(one.provider, one.verdict.outcome).inc()
+            _histogram(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
         earlier = [_settled(claimed, one, None) for one in tries[:-1]]
         return [*earlier, _settled(claimed, tries[-1], self._fate(claimed, tries[-1].verdict))]
 
@@ -243,8 +274,18 @@ def _outgoing(claimed: emails.Claimed) -> Outgoing:
         mail_from=claimed.mail_from,
         rcpt_to=claimed.address,
         raw=claimed.raw,
-        smtputf8=not claimed.raw.partition(b"\r\n\r\n")[0].isascii(),  # RFC 6532 3.2: UTF-8 in a header needs it
+        smtputf8=not claimed.raw.isascii() and not claimed.raw.partition(b"\r\n\r\n")[0].isascii(),  # RFC 6532 3.2
     )
+
+
+@functools.cache  # as many as there are series
+def _counter(provider: str, outcome: str) -> prometheus_client.Counter:
+    return ATTEMPTS.labels(provider, outcome)
+
+
+@functools.cache
+def _histogram(provider: str) -> prometheus_client.Histogram:
+    return SECONDS.labels(provider)
 
 
 def _expires_within(claimed: emails.Claimed, seconds: float) -> bool:
@@ -281,7 +322,8 @@ def _settled(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> emails.S
 
 def _storable(text: str) -> str:
     """What Postgres takes: a peer's odd bytes must never keep a verdict from being written."""
-    return text[:REPLY_KEPT].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    text = text[:REPLY_KEPT]
+    return text if text.isprintable() else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _event(claimed: emails.Claimed, tried: Try, fate: Fate) -> events.NewEvent:

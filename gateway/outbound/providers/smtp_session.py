@@ -98,7 +98,10 @@ def wire_form(raw: bytes) -> bytes:
 def sayable(outgoing: Outgoing) -> Outgoing:
     """With paths as any relay understands them; DialogueError where one would say something else besides."""
     mail_from = outgoing.mail_from and _sayable_path(outgoing.mail_from)  # RFC 5321 section 4.5.5: <> for bounces
-    return dataclasses.replace(outgoing, mail_from=mail_from, rcpt_to=_sayable_path(outgoing.rcpt_to))
+    rcpt_to = _sayable_path(outgoing.rcpt_to)
+    if (mail_from, rcpt_to) == (outgoing.mail_from, outgoing.rcpt_to):
+        return outgoing
+    return dataclasses.replace(outgoing, mail_from=mail_from, rcpt_to=rcpt_to)
 
 
 def _sayable_path(path: str) -> str:

@@ -1,0 +1,90 @@
+"""Recipients claimed ahead of the network: how many there may be, and that none is sent whose lease ran out."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from gateway import settings
+from gateway.mail import address
+from gateway.outbound import deliver, send
+from gateway.outbound.providers import local, urls
+from gateway.outbound.providers.contract import Outgoing
+from gateway.outbound.route import Router
+from gateway.storage import db, emails
+from tests.outbound import sink
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 20.0  # seconds until a test gives up on what never comes
+
+
+async def _nowhere(_: Outgoing) -> str:
+    raise AssertionError("nothing here is for an own domain")
+
+
+def _carrier(database: db.Database, relay: sink.Sink, *, lease_seconds: float) -> deliver.Carrier:
+    """One delivery at a time, two in hand; its leases are not renewed."""
+    made = settings.load(outbound_concurrency=1, lease_seconds=lease_seconds)
+    provider = urls.from_url(relay.url("tls=none"), made)
+    router = Router([provider], (), local.LocalProvider(_nowhere))
+    return deliver.Carrier(database, made, router, told=lambda _: None)
+
+
+async def _queue(database: db.Database, account_id: UUID, count: int) -> None:
+    """So many e-mails."""
+    outbox = send.Outbox(database, settings.load(), told=lambda _: None, due=lambda _: None)
+    sender, recipient = (address.parse_mailbox(text) for text in ("app@sender.example", "user@recipient.example"))
+    request = send.Request(from_=sender, to=(recipient,), subject="hello", text="hello")
+    for _ in range(count):
+        await outbox.send(account_id, request, None)
+
+
+async def _until_due(database: db.Database, account_id: UUID) -> None:
+    while True:
+        async with database.connection() as connection:
+            if account_id in await emails.due_accounts(connection, 10):
+                return
+
+
+async def test_a_recipient_whose_lease_ran_out_in_hand_is_not_sent_twice(
+    database: db.Database, account_id: UUID
+) -> None:
+    """With the look at the lease taken out of Carrier._carry, the second e-mail was sent by both."""
+    thought = asyncio.Event()
+    async with asyncio.timeout(PATIENCE), sink.Sink() as relay:
+        await _queue(database, account_id, 2)
+        relay.next("dot", sink.late(thought))
+        halted = _carrier(database, relay, lease_seconds=0.05)
+        draining = asyncio.create_task(halted.drain(account_id))
+        await relay.until(lambda: relay.count == 1)  # one waits for the relay, the other for its turn
+        await _until_due(database, account_id)
+        another = _carrier(database, relay, lease_seconds=20)
+        draining_too = asyncio.create_task(another.drain(account_id))
+        await relay.until(lambda: relay.count == 3)
+        thought.set()
+        await asyncio.gather(draining, draining_too)
+        assert await halted.close(PATIENCE) == 0
+        assert await another.close(PATIENCE) == 0
+        assert sorted(relay.taken.values()) == [1, 2]  # two where the relay's answer came too late
+
+
+async def test_no_more_are_claimed_than_may_be_in_hand(database: db.Database, account_id: UUID) -> None:
+    thought = asyncio.Event()
+    async with asyncio.timeout(PATIENCE), sink.Sink() as relay:
+        await _queue(database, account_id, 5)
+        relay.next("dot", sink.late(thought))
+        carrier = _carrier(database, relay, lease_seconds=20)
+        draining = asyncio.create_task(carrier.drain(account_id))
+        await relay.until(lambda: relay.count == 1)
+        async with database.connection() as connection:
+            claimed = await connection.fetchval("select count(*) from deliveries where status = 'sending'")
+        assert claimed == deliver.AHEAD
+        assert relay.connections == 1
+        thought.set()
+        await draining
+        await relay.until(lambda: relay.count == 5)
+        assert relay.connections == 1
+        assert await carrier.close(PATIENCE) == 0
