@@ -130,7 +130,7 @@ create table messages (
   codes jsonb not null,                               -- [{value, confidence, source, context}]
   links jsonb not null,                               -- [{url, text, kind}]
   attachment_count integer not null,
-  message_id text,                                    -- RFC 5322 header, without brackets; senders may repeat it
+  message_id text,                                    -- RFC 5322 header as it was sent; senders may repeat it
   thread_id uuid not null,                            -- the same for all messages of one conversation
   tag text,                                           -- what stood behind the + in the address; null = nothing
   parse text not null check (parse in ('ok', 'repaired', 'raw_only')),

@@ -74,15 +74,15 @@ def _messages(account_id: UUID, count: int, boxes: int, name: str) -> list[str]:
     series = f"from generate_series(1, {count}) n"
     return [
         f"""insert into contents (account_id, id, raw, size)
-        select '{account_id}', {content}, cast(repeat('x', 400) as bytea), 400 {series}""",  # noqa: S608 - our own names
+        select '{account_id}', {content}, cast(repeat('x', 400) as bytea), 400 {series}""",
         f"""insert into messages (account_id, id, mailbox_id, content_id, seq, received_at, size, mail_from, envelope,
           from_address, recipients, subject, snippet, codes, links, attachment_count, message_id, thread_id, parse,
           warnings)
         select '{account_id}', {message}, {box}, {content}, n, now(), 400, 'a@example.com',
           '{{"rcpt_to": ["box@postroom.test"]}}', 'a@example.com', '[]', 'Message ' || n, 'Your code is 482913',
-          '[{{"value": "482913"}}]', '[]', 0, n || '@example.com', {message}, 'ok', '[]' {series}""",  # noqa: S608 - our own names
+          '[{{"value": "482913"}}]', '[]', 0, n || '@example.com', {message}, 'ok', '[]' {series}""",
         f"""insert into events (account_id, seq, id, type, mailbox_id, message_id, data, created_at)
         select '{account_id}', n, {event}, 'message.received', {box}, {message},
-          '{{"subject": "a message", "snippet": "Your code is 482913"}}', now() {series}""",  # noqa: S608 - our own names
+          '{{"subject": "a message", "snippet": "Your code is 482913"}}', now() {series}""",
         f"update event_heads set last_seq = {count} where account_id = '{account_id}'",  # noqa: S608 - our own names
     ]

@@ -13,7 +13,7 @@ from gateway import errors, models, tokens
 from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Output, Page, Scope, Time
-from gateway.storage import accounts, idempotency
+from gateway.storage import accounts, db
 from gateway.web import api, once
 
 CREATE: Final = "POST /v1/api-keys"
@@ -52,7 +52,7 @@ class Keys:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._turns = once.Turns()
+        self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
 
     def operations(self) -> Sequence[api.Operation]:
         common: dict[str, Any] = {"scope": "admin", "tags": ["Keys"]}
@@ -68,24 +68,12 @@ class Keys:
     ) -> models.Answer:
         """Make a key of the caller's account."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
-        async with self._turns.turn(caller.account_id, wish):
-            answer, replayed = await self._create(caller.account_id, wish, body)
-        key = self._gateway.keyring.api_key(UUID(answer["id"]))
-        return once.answered(201, {**answer, "key": key}, replayed=replayed)
-
-    async def _create(
-        self, account_id: UUID, wish: idempotency.Once | None, body: NewKey
-    ) -> tuple[dict[str, Any], bool]:
         key_id = uuid7()
-        async with self._gateway.database.transaction() as connection:
-            if wish is not None:
-                seconds = self._gateway.settings.idempotency_seconds
-                first = await idempotency.claim(connection, account_id, wish, status=201, answer={}, seconds=seconds)
-                if first is not None:
-                    return first.answer, True
+
+        async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
             await accounts.create_key(
                 connection,
-                account_id,
+                caller.account_id,
                 id=key_id,
                 hash=tokens.hash_token(self._gateway.keyring.api_key(key_id)),
                 name=body.name,
@@ -93,11 +81,14 @@ class Keys:
                 domains=[_domain(index, name) for index, name in enumerate(body.domains)],
                 expires_at=body.expires_at,
             )
-            key = await accounts.key(connection, account_id, key_id)
+            key = await accounts.key(connection, caller.account_id, key_id)
             answer = _shown(key).model_dump(mode="json") if key else {}
-            if wish is not None:
-                await idempotency.keep(connection, account_id, wish, answer)
-        return answer, False
+            await keep(answer)
+            return answer
+
+        answer, replayed = await self._creations.create(caller.account_id, wish, create)
+        key = self._gateway.keyring.api_key(UUID(answer["id"]))
+        return once.answered(201, {**answer, "key": key}, replayed=replayed)
 
     async def list(self, caller: Caller, query: ListQuery) -> Page[Key]:
         """The account's keys that are not revoked, newest first."""

@@ -221,7 +221,7 @@ class Emails:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._turns = once.Turns()
+        self._turns = Turns()
 
     def operations(self) -> Sequence[api.Operation]:
         limit = api.send_body_limit(self._gateway.settings.max_message_bytes)

@@ -126,16 +126,17 @@ class Events:
 
     async def _page(self, account_id: UUID, query: StreamQuery, wanted: events.Filter) -> Response:
         if not query.wait:
-            return await self._read(account_id, query, wanted)
+            return (await self._read(account_id, query, wanted))[1]
         async with self._gateway.live.subscribe(account_id, wanted) as subscription:
-            answer = await self._read(account_id, query, wanted)
-            if answer.headers["x-events"] == "0":
+            count, answer = await self._read(account_id, query, wanted)
+            if not count:
                 with contextlib.suppress(Lagging):
                     await subscription.next(query.wait)
-                answer = await self._read(account_id, query, wanted)
+                _, answer = await self._read(account_id, query, wanted)
         return answer
 
-    async def _read(self, account_id: UUID, query: StreamQuery, wanted: events.Filter) -> Response:
+    async def _read(self, account_id: UUID, query: StreamQuery, wanted: events.Filter) -> tuple[int, Response]:
+        """How many events, and the page of them."""
         async with self._gateway.database.connection() as connection:
             bounds = await events.bounds(connection, account_id)
             cursor = bounds.oldest - 1
@@ -153,7 +154,7 @@ class Events:
             flags,
             following,
         )
-        return Response(body, media_type="application/json", headers={"x-events": str(len(shown)), **HEADERS})
+        return len(shown), Response(body, media_type="application/json", headers=HEADERS)
 
     # Server-sent events
 

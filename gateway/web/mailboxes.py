@@ -17,7 +17,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.notify import waiting
-from gateway.storage import events, idempotency, mailboxes
+from gateway.storage import db, events, mailboxes
 from gateway.web import api, messages, once
 from gateway.web.paths import Paths
 
@@ -107,7 +107,7 @@ class Mailboxes:
         self._gateway = gateway
         self._settings = gateway.settings
         self._paths = paths
-        self._turns = once.Turns()
+        self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
 
     def operations(self) -> Sequence[api.Operation]:
         own: dict[str, Any] = {"tags": ["Mailboxes"], "mailbox_token": True}
@@ -151,46 +151,37 @@ class Mailboxes:
     ) -> models.Answer:
         """Make a mailbox."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
-        name, ttl = self._address(caller, body), self._life(body)
-        async with self._turns.turn(caller.account_id, wish):
-            answer, replayed = await self._create(caller.account_id, wish, body, name, ttl)
-        if not replayed:
+        new = {
+            "address": self._address(caller, body),
+            "ttl_seconds": self._life(body),
+            "metadata": body.metadata,
+        }
+        answer, replayed = await self._creations.create(
+            caller.account_id, wish, lambda connection, keep: self._create(caller.account_id, connection, keep, new)
+        )
+        if replayed:
+            answer["cursor"] = await self._cursor(caller.account_id, UUID(answer["id"]))
+        else:
             self._gateway.tell([caller.account_id])
         token = self._gateway.keyring.mailbox_token(UUID(answer["id"]))
         return once.answered(201, {**answer, "token": token}, replayed=replayed)
 
     async def _create(
-        self, account_id: UUID, wish: idempotency.Once | None, body: NewMailbox, name: str, ttl: float | None
-    ) -> tuple[dict[str, Any], bool]:
-        """The answer without its token, and whether it is the first one again."""
+        self, account_id: UUID, connection: db.Connection, keep: once.Keep, new: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The answer without its token. Its cursor is not kept: it is the event's number, which comes last."""
         mailbox_id = uuid7()
-        async with self._gateway.database.transaction() as connection:
-            if wish is not None:
-                seconds = self._settings.idempotency_seconds
-                first = await idempotency.claim(connection, account_id, wish, status=201, answer={}, seconds=seconds)
-                if first is not None:
-                    began = await self._cursor(connection, account_id, first.answer)
-                    return {**first.answer, "cursor": began}, True
-            token_hash = tokens.hash_token(self._gateway.keyring.mailbox_token(mailbox_id))
-            box = await mailboxes.create(
-                connection,
-                account_id,
-                id=mailbox_id,
-                address=name,
-                ttl_seconds=ttl,
-                metadata=body.metadata,
-                token_hash=token_hash,
-            )
-            answer = _shown(box).model_dump(mode="json", exclude={"cursor"})
-            if wish is not None:
-                await idempotency.keep(connection, account_id, wish, answer)
-            event = mailboxes.created(mailbox_id, name, box.expires_at)
-            cursor = await events.append(connection, account_id, [event])
-        return {**answer, "cursor": str(cursor)}, False
+        token_hash = tokens.hash_token(self._gateway.keyring.mailbox_token(mailbox_id))
+        box = await mailboxes.create(connection, account_id, id=mailbox_id, token_hash=token_hash, **new)
+        answer = _shown(box).model_dump(mode="json", exclude={"cursor"})
+        await keep(answer)
+        event = mailboxes.created(mailbox_id, box.address, box.expires_at)
+        cursor = await events.append(connection, account_id, [event])
+        return {**answer, "cursor": str(cursor)}
 
-    async def _cursor(self, connection: Any, account_id: UUID, answer: dict[str, Any]) -> str:
-        mailbox_id = UUID(answer["id"])
-        return str(await mailboxes.cursor(connection, account_id, mailbox_id))
+    async def _cursor(self, account_id: UUID, mailbox_id: UUID) -> str:
+        async with self._gateway.database.connection() as connection:
+            return str(await mailboxes.cursor(connection, account_id, mailbox_id))
 
     def _address(self, caller: Caller, body: NewMailbox) -> str:
         """The canonical address asked for. Raises ValidationFailed, RestrictedApiKey."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
 import msgspec
 
 from gateway.models import Answer
+from gateway.storage import db, idempotency
 from gateway.storage.idempotency import Once, Turns
 
-__all__ = ["REPLAYED", "Turns", "answered", "wish"]
-
 REPLAYED = (("Idempotent-Replayed", "true"),)
+
+Keep = Callable[[dict[str, Any]], Awaitable[None]]  # writes the answer down, in the transaction, before its events
+Create = Callable[[db.Connection, Keep], Awaitable[dict[str, Any]]]  # the answer, without secrets
 
 
 def wish(endpoint: str, key: str | None, fingerprint: bytes | None) -> Once | None:
@@ -22,3 +28,28 @@ def wish(endpoint: str, key: str | None, fingerprint: bytes | None) -> Once | No
 def answered(status: int, body: object, *, replayed: bool = False) -> Answer:
     """An answer that is written once, here."""
     return Answer(status=status, body=msgspec.json.encode(body), headers=REPLAYED if replayed else ())
+
+
+class Creations:
+    """Creates things, each once for its key: the key, the answer and what is created are one transaction."""
+
+    def __init__(self, database: db.Database, seconds: int) -> None:
+        self._database = database
+        self._seconds = seconds  # how long a key is remembered
+        self._turns = Turns()
+
+    async def create(self, account_id: UUID, once: Once | None, create: Create) -> tuple[dict[str, Any], bool]:
+        """The answer (201) without its secrets, and whether it is the first one again."""
+        async with self._turns.turn(account_id, once), self._database.transaction() as connection:
+            if once is not None:
+                first = await idempotency.claim(
+                    connection, account_id, once, status=201, answer={}, seconds=self._seconds
+                )
+                if first is not None:
+                    return first.answer, True
+
+            async def keep(answer: dict[str, Any]) -> None:
+                if once is not None:
+                    await idempotency.keep(connection, account_id, once, answer)
+
+            return await create(connection, keep), False

@@ -14,7 +14,7 @@ from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.notify import guard
-from gateway.storage import events, idempotency, webhooks
+from gateway.storage import db, events, webhooks
 from gateway.web import api, once
 from gateway.web.paths import Paths
 
@@ -97,7 +97,7 @@ class Webhooks:
     def __init__(self, gateway: Gateway, paths: Paths) -> None:
         self._gateway = gateway
         self._paths = paths
-        self._turns = once.Turns()
+        self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
 
     def operations(self) -> Sequence[api.Operation]:
         changing: dict[str, Any] = {"scope": "admin", "tags": ["Webhooks"]}
@@ -119,32 +119,20 @@ class Webhooks:
         types = _types(body.types)
         await self._check(body.url)
         mailbox_id = await self._mailbox(caller, body.mailbox)
-        async with self._turns.turn(caller.account_id, wish):
-            answer, replayed = await self._create(caller.account_id, wish, body.url, types, mailbox_id)
+        webhook_id = uuid7()
+
+        async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
+            await webhooks.create(
+                connection, caller.account_id, id=webhook_id, url=body.url, types=types, mailbox_id=mailbox_id
+            )
+            found = await webhooks.get(connection, caller.account_id, webhook_id)
+            answer = _shown(found).model_dump(mode="json") if found else {}
+            await keep(answer)
+            return answer
+
+        answer, replayed = await self._creations.create(caller.account_id, wish, create)
         secret = self._gateway.keyring.webhook_secret(UUID(answer["id"]), FIRST_GENERATION)
         return once.answered(201, {**answer, "secret": secret}, replayed=replayed)
-
-    async def _create(
-        self,
-        account_id: UUID,
-        wish: idempotency.Once | None,
-        url: str,
-        types: Sequence[str],
-        mailbox_id: UUID | None,
-    ) -> tuple[dict[str, Any], bool]:
-        webhook_id = uuid7()
-        async with self._gateway.database.transaction() as connection:
-            if wish is not None:
-                seconds = self._gateway.settings.idempotency_seconds
-                first = await idempotency.claim(connection, account_id, wish, status=201, answer={}, seconds=seconds)
-                if first is not None:
-                    return first.answer, True
-            await webhooks.create(connection, account_id, id=webhook_id, url=url, types=types, mailbox_id=mailbox_id)
-            found = await webhooks.get(connection, account_id, webhook_id)
-            answer = _shown(found).model_dump(mode="json") if found else {}
-            if wish is not None:
-                await idempotency.keep(connection, account_id, wish, answer)
-        return answer, False
 
     async def list(self, caller: Caller, query: ListQuery) -> Page[Webhook]:
         """The account's webhooks, newest first."""
