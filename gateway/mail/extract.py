@@ -202,13 +202,28 @@ _CUE = re.compile(
     r"|wachtwoord|hasło|doğrulama|şifre|парол|验证码|驗證碼|校验码|动态码|認証|確認|コード|인증|번호"
     r"|\b(?:otp\b|pin\b|tan\b|kod|код)"
 )
-# Words that make the number next to them something else.
-_OTHER = re.compile(
-    r"(?:\b(?:order|invoice|ticket|tracking|account|reference|ref|case|zip(?:\scode)?|suite|p\.?o\.? box|since|year|"
-    r"version|phone|tel|fax|call|room|flight|ending in|port|page|unit|ext)|postcode|"
-    r"(?:promo|coupon|discount|voucher|area|error|status|country|source|postal|zip)\s?codes?|"
-    r"©|\(c\)|copyright|bestell\w*|rechnung\w*|kunden\w*|commande|factura|pedido)"
-    r"[\s.:#]*(?:\b(?:no|nr|number|id|is|nummer|us|at|on|in)\b[\s.:#]*){0,2}$"
+
+
+def _backwards(words: str) -> str:
+    """Alternatives that find these words in a text read from its end."""
+    return "|".join(re.escape(word[::-1]) for word in words.split())
+
+
+# Words right before a number that make it something else. Read backwards, they are tried at one place only.
+_OTHER_BACKWARDS = re.compile(
+    r"[\s.:#]*(?:\b(?:"
+    + _backwards("no nr number id is nummer us at on in")
+    + r")\b[\s.:#]*){0,2}(?:(?:"
+    + _backwards("order invoice ticket tracking account reference ref case zip suite since year version")
+    + "|"
+    + _backwards("phone tel fax call room flight port page unit ext")
+    + r"|edoc\spiz|xob \.?o\.?p|ni gnidne)\b|edoctsop|s?edoc\s?(?:"
+    + _backwards("promo coupon discount voucher area error status country source postal zip")
+    + r")|\w*(?:"
+    + _backwards("bestell rechnung kunden")
+    + ")|"
+    + _backwards("© (c) copyright commande factura pedido")
+    + ")"
 )
 _NAMES = r"(?:code|otp|\bpin|password|passcode|passwort|\bkod|код|пароль|código|codice|\btan|验证码|驗證碼|コード|번호)"
 # "code is", "code: ", "code to continue: ", and the like, right before the number.
@@ -272,7 +287,7 @@ def _numbers(text: str) -> Iterator[re.Match[str]]:
 def _confidence(text: str, match: re.Match[str], hint: float) -> float:
     before = text[max(match.start() - _NEAR, 0) : match.start()].lower()
     after = text[match.end() : match.end() + _NEAR].lower()
-    if _LONGER.search(before[-2:]) or _UNIT.match(after) or _OTHER.search(before[-40:]):
+    if _LONGER.search(before[-2:]) or _UNIT.match(after) or _OTHER_BACKWARDS.match(before[:-41:-1]):
         return 0.0
     if _SAYS.search(before[-60:]) or _IS_CODE.match(after):
         return 0.95 + hint
@@ -298,6 +313,7 @@ def _nearness(before: str, after: str) -> float:
 
 _ANY_URL = re.compile("https?://", re.IGNORECASE)
 _URL = re.compile(r"https?://[^\s<>\"'`{}|\\^\x00-\x1f]+", re.IGNORECASE)
+# Asked of text in lower case
 _KIND_WORDS: Final[tuple[tuple[Kind, str], ...]] = (
     (
         "unsubscribe",
@@ -311,7 +327,7 @@ _KIND_WORDS: Final[tuple[tuple[Kind, str], ...]] = (
     ("invite", r"invit|join|accept|einlad|beitreten"),
     ("login", r"log[-_ ]?in|sign[-_ ]?in|magic|one[-_ ]?time|passwordless|anmeld|connexion|entrar|/auth\b|/sso\b"),
 )
-_KINDS: Final = tuple((kind, re.compile(words, re.IGNORECASE)) for kind, words in _KIND_WORDS)
+_KINDS: Final = tuple((kind, re.compile(words)) for kind, words in _KIND_WORDS)
 
 
 def _links(text: str | None, page: _Page) -> tuple[Link, ...]:
@@ -359,7 +375,7 @@ def _trimmed(url: str) -> str:
 def _kind(url: str, label: str) -> Kind:
     """By what it is called, then by what stands in it behind the host's name."""
     path = url.partition("://")[2].partition("/")[2][:300]
-    for words in (label, path):
+    for words in (label.lower(), path.lower()):
         for kind, pattern in _KINDS:
             if pattern.search(words):
                 return kind
@@ -370,8 +386,16 @@ def _kind(url: str, label: str) -> Kind:
 
 
 def _snippet(text: str | None, page: _Page) -> str:
-    for words in ((text or "")[: MAX_SNIPPET * 10], "" if text and text.strip() else page.text[: MAX_SNIPPET * 10]):
-        seen = words if words.isascii() else words.translate(_INVISIBLE)
-        if line := " ".join(seen.split()):
+    for words in (text or "", "" if text and text.strip() else page.text):
+        for length in (MAX_SNIPPET * 2, MAX_SNIPPET * 10):  # the second where there is much white space
+            line = _folded(words[:length])
+            if len(line) >= MAX_SNIPPET or len(words) <= length:
+                break
+        if line:
             return line[:MAX_SNIPPET]
     return ""
+
+
+def _folded(words: str) -> str:
+    seen = words if words.isascii() else words.translate(_INVISIBLE)
+    return " ".join(seen.split())
