@@ -200,6 +200,8 @@ class Outbox:
         account_id, most = submission.account_id, self._settings.max_queued
         until, waiting = self._waiting.get(account_id, (0.0, 0))
         if time.monotonic() >= until:
+            if account_id in self._waiting:  # who comes while it is being counted believes the count before
+                self._waiting[account_id] = (time.monotonic() + COUNT_SECONDS, waiting)
             async with self._database.connection() as connection:
                 waiting = await emails.waiting(connection, account_id, most + 1)
             until = time.monotonic() + COUNT_SECONDS
