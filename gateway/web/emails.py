@@ -23,6 +23,7 @@ from gateway.mail import address, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import send as sending
 from gateway.storage import db, emails
+from gateway.storage.idempotency import Turns
 from gateway.web import api, messages, once, reading
 
 SEND: Final = "POST /v1/emails"
