@@ -74,7 +74,7 @@ def worker() -> None:
 
     to_use = settings.load()
     lifeline.die_with(to_use.postroom_parent)
-    from workers import main as work  # noqa: PLC0415 - the parent may die while this is imported
+    import workers.main as work  # noqa: PLC0415 - the parent may die while this is imported
 
     work.run(to_use)
 
