@@ -52,7 +52,7 @@ class Setting:
 @contextlib.contextmanager
 def opened(*, quick: bool) -> Iterator[Setting]:
     """A Postgres and a Valkey for this run, stopped and forgotten afterwards."""
-    run = servers.Run()
+    run = servers.Run(servers.on_disk())
     try:
         addresses = servers.await_addresses(run.begin())
         yield Setting(postgres_dsn=addresses.postgres, redis_url=f"{addresses.redis}?db=0", quick=quick)

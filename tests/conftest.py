@@ -22,7 +22,7 @@ RUN = pytest.StashKey[servers.Run]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RUN] = servers.Run()
+    config.stash[RUN] = servers.Run(servers.in_memory())
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's: once per worker, in the process that starts them

@@ -19,6 +19,8 @@ from gateway import embedded
 
 ADDRESSES = "addresses.json"
 WAIT_SECONDS = 120.0
+MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes a folder of our own there
+ROOM = 2 * 2**30  # bytes that a run may take there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,10 +31,26 @@ class Addresses:
     redis: str  # URL without a database number
 
 
+def in_memory() -> str | None:
+    """A folder in memory, where there is room: making and dropping a database for each test waits for no disk there.
+
+    What survives a power cut is tried elsewhere; a killed process loses nothing that was written to memory."""
+    if not Path(MEMORY).is_dir() or shutil.disk_usage(MEMORY).free < ROOM:
+        return on_disk()
+    return MEMORY
+
+
+def on_disk() -> str | None:
+    """As root, Postgres runs as another user, to whom pytest's temporary folders (and perhaps TMPDIR) are closed."""
+    return "/tmp" if os.geteuid() == 0 else None  # noqa: S108 - mkdtemp makes a folder of our own there
+
+
 class Run:
     """The servers of one run: begun at most once, ended once."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: str | None = None) -> None:
+        """`parent`: where the data lie for as long as the run takes; None = the system's temporary folder."""
+        self._parent = parent
         self._folder: Path | None = None
         self._starting: threading.Thread | None = None
         self._servers: list[embedded.Postgres | embedded.Valkey] = []
@@ -40,9 +58,7 @@ class Run:
     def begin(self) -> Path:
         """Start the servers, if that has not happened yet; the folder to give to `await_addresses`."""
         if self._folder is None:
-            # As root, Postgres runs as another user, to whom pytest's temporary folders (and perhaps TMPDIR) are closed
-            parent = "/tmp" if os.geteuid() == 0 else None  # noqa: S108 - mkdtemp makes a folder of our own there
-            self._folder = Path(tempfile.mkdtemp(prefix="postroom-tests-", dir=parent))
+            self._folder = Path(tempfile.mkdtemp(prefix="postroom-tests-", dir=self._parent))
             self._folder.chmod(0o711)
             self._starting = threading.Thread(target=self._start, args=(self._folder,), name="test servers")
             self._starting.start()
