@@ -9,6 +9,7 @@ parsed and stored like any other, into an account of the void, and removed from 
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 import uuid
@@ -21,7 +22,7 @@ from uuid import UUID
 import msgspec
 import prometheus_client
 import structlog
-from uuid_utils.compat import uuid7
+from uuid_utils.compat import uuid5, uuid7
 
 from gateway.errors import AddressTaken, Unavailable
 from gateway.inbound.parsing import ParsingPool
@@ -60,8 +61,7 @@ class Recipient:
     tag: str | None  # what stood behind the +
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What every mailbox's copy of a message shows, made once; JSON fields are text."""
 
     from_name: str | None
@@ -119,6 +119,7 @@ class Reception:
         self._pool = pool
         self._told = told
         self._domains = frozenset(settings.mail_domains)
+        self._first_domain = settings.first_domain
         self._committer: Committer[Arrival, str] = Committer(self._commit, find=self._find, size=_size)
         self._void_ids: list[UUID] = []
         self._void_bytes = 0
@@ -127,7 +128,7 @@ class Reception:
 
     async def recipient(self, address: str, envelope_from: str) -> str | None:
         """None takes the recipient; else the reply that refuses it."""
-        recipient = _recipient(address, self._settings.first_domain)
+        recipient = _recipient(address, self._first_domain)
         if recipient is None:
             return BAD_ADDRESS
         if not self.is_own(recipient.domain):
@@ -152,7 +153,7 @@ class Reception:
 
     async def deliver(self, incoming: Incoming) -> str:
         """The reply to the final dot. 250 is said after the commit and for every outcome; a fault of ours is 4xx."""
-        named = (_recipient(given, self._settings.first_domain) for given in incoming.rcpt_to)
+        named = (_recipient(given, self._first_domain) for given in incoming.rcpt_to)
         recipients = tuple(recipient for recipient in named if recipient is not None)
         reading = await self._read(incoming)
         try:
@@ -175,15 +176,16 @@ class Reception:
 
     async def _commit(self, batch: Sequence[Arrival]) -> list[str]:
         BATCH.observe(len(batch))
-        plan = await self._plan(batch)
-        async with self._database.transaction() as connection:
-            plan = await self._hold_live(connection, plan)
-            for arrival in batch:
-                arrival.accounts = []
-            for account_id in sorted(plan):
-                plan[account_id] = await self._add_contents(connection, account_id, plan[account_id])
-            for account_id in sorted(plan):
-                await self._store(connection, account_id, plan[account_id])
+        async with self._database.connection():  # the same one for what comes before the transaction and for it
+            plan = await self._plan(batch)
+            async with self._database.transaction() as connection:
+                plan = await self._hold_live(connection, plan)
+                for arrival in batch:
+                    arrival.accounts = []
+                for account_id in sorted(plan):
+                    plan[account_id] = await self._add_contents(connection, account_id, plan[account_id])
+                for account_id in sorted(plan):
+                    await self._store(connection, account_id, plan[account_id])
         self._after(plan)
         return [_queued(arrival.incoming.receipt_id) for arrival in batch]
 
@@ -313,6 +315,7 @@ def _queued(receipt_id: UUID) -> str:
     return f"250 2.0.0 queued as {receipt_id}"
 
 
+@functools.lru_cache(maxsize=4096)  # asked at RCPT, and again when the message is there
 def _recipient(given: str, first_domain: str) -> Recipient | None:
     """None where it is no address at all."""
     path = f"postmaster@{first_domain}" if given.lower() == "postmaster" else given  # RFC 5321 4.5.1
@@ -360,7 +363,7 @@ def _reading(parsed: parse.Parsed, incoming: Incoming) -> Reading:
 def _thread(parsed: parse.Parsed, receipt_id: UUID) -> UUID:
     """The same for all messages whose References (RFC 5322 3.6.4) begin with the same message."""
     root = next(iter(parsed.references), None) or parsed.in_reply_to or parsed.message_id or str(receipt_id)
-    return uuid.uuid5(THREADS, root)
+    return uuid5(THREADS, root)
 
 
 def _place(plan: Plan, arrival: Arrival, routes: dict[str, mailboxes.Route], void_id: UUID) -> None:

@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
+import msgspec
 from asyncpg import Record
 
 from gateway.errors import NotFound
@@ -32,8 +33,7 @@ class Content:
     size: int  # bytes that came in
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewMessage:
+class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message to be stored; JSON fields are text already, since the same text goes into several places."""
 
     id: UUID
@@ -59,19 +59,7 @@ class NewMessage:
     data: str  # the summary as a JSON object without its brace, seq and received_at, which the statement puts in front
 
 
-_COLUMNS: Final = tuple(NewMessage.__dataclass_fields__)
-_PLURALS: Final = {
-    "recipients": "recipients",
-    "codes": "codes",
-    "links": "links",
-    "warnings": "warnings",
-    "data": "data",
-}
-_PARAMETERS: Final = {name: _PLURALS.get(name, f"{name}s") for name in _COLUMNS} | {
-    "mailbox_id": "mailbox_ids",
-    "from_address": "from_addresses",
-    "parse": "parses",
-}
+_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,8 +144,7 @@ async def content_exists(connection: db.Connection, account_id: UUID, content_id
 
 async def store(connection: db.Connection, account_id: UUID, messages: Sequence[NewMessage]) -> set[UUID]:
     """Store one account's messages and tell of them, last before COMMIT; ids of those whose mailbox was still live."""
-    columns = {_PARAMETERS[name]: [getattr(message, name) for message in messages] for name in _COLUMNS}
-    rows = await sql.store.fetch(connection, account_id=account_id, **columns)
+    rows = await sql.store.fetch(connection, account_id=account_id, rows=_encode(messages).decode())
     return {row["id"] for row in rows}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from datetime import datetime
 from uuid import UUID
@@ -115,7 +114,7 @@ async def test_the_event_tells_the_row_word_for_word(database: db.Database, acco
         "codes": json.loads(new.codes),
         "thread_id": new.thread_id,
     }
-    new = dataclasses.replace(new, data=msgspec.json.encode(summary).decode()[1:])
+    new = msgspec.structs.replace(new, data=msgspec.json.encode(summary).decode()[1:])
     async with database.transaction() as connection:
         await messages.add_contents(connection, account_id, [messages.Content(id=content_id, raw=b"mail", size=4)])
         await messages.store(connection, account_id, [new])

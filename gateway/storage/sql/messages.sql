@@ -19,11 +19,9 @@ select c.id from contents c where c.account_id = :account_id and c.id = any(cast
 -- store: one account's messages of a batch, last before COMMIT. Expiry is enforced here, by the database's clock:
 with due as (
   select u.*, row_number() over (order by u.n) as place, statement_timestamp() as received_at
-  from unnest(cast(:ids as uuid[]), cast(:event_ids as uuid[]), cast(:mailbox_ids as uuid[]), cast(:content_ids as uuid[]),
-    cast(:sizes as integer[]), cast(:mail_froms as text[]), cast(:envelopes as text[]), cast(:from_names as text[]),
-    cast(:from_addresses as text[]), cast(:recipients as text[]), cast(:subjects as text[]), cast(:snippets as text[]),
-    cast(:codes as text[]), cast(:links as text[]), cast(:attachment_counts as integer[]), cast(:message_ids as text[]),
-    cast(:thread_ids as uuid[]), cast(:tags as text[]), cast(:parses as text[]), cast(:warnings as text[]), cast(:data as text[]))
+  from rows from (json_to_recordset(cast(:rows as json)) as (id uuid, event_id uuid, mailbox_id uuid, content_id uuid, size integer,
+    mail_from text, envelope text, from_name text, from_address text, recipients text, subject text, snippet text, codes text, links text,
+    attachment_count integer, message_id text, thread_id uuid, tag text, parse text, warnings text, data text))
     with ordinality as u (id, event_id, mailbox_id, content_id, size, mail_from, envelope, from_name, from_address, recipients,
     subject, snippet, codes, links, attachment_count, message_id, thread_id, tag, parse, warnings, data, n)
   join mailboxes m on m.account_id = :account_id and m.id = u.mailbox_id
