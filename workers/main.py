@@ -138,6 +138,7 @@ async def _work(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     async with working(settings):
+        loops.settle()
         await ending.wait()
 
 
