@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from gateway.embedded import SOCKET
 
+COMMITS = (b"COMMIT;", b'"event_id":')  # how one is known; the second stands in the statement that stores mail at once
 At = Literal["pass", "lost", "unanswered"]  # what becomes of a COMMIT: nothing odd; never arrives; its answer does not
 
 
@@ -72,7 +73,7 @@ class Line:
     async def _say(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, muted: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if b"COMMIT;" in data:
+                if any(commit in data for commit in COMMITS):
                     what = await self.at_commit()
                     if what == "lost":
                         return

@@ -176,18 +176,41 @@ class Reception:
 
     async def _commit(self, batch: Sequence[Arrival]) -> list[str]:
         BATCH.observe(len(batch))
-        async with self._database.connection():  # the same one for what comes before the transaction and for it
+        for arrival in batch:
+            arrival.accounts = []
+        async with self._database.connection():  # the same one for every step
             plan = await self._plan(batch)
-            async with self._database.transaction() as connection:
-                plan = await self._hold_live(connection, plan)
-                for arrival in batch:
-                    arrival.accounts = []
-                for account_id in sorted(plan):
-                    plan[account_id] = await self._add_contents(connection, account_id, plan[account_id])
-                for account_id in sorted(plan):
-                    await self._store(connection, account_id, plan[account_id])
-        self._after(plan)
+            stored = (len(plan) == 1 and await self._store_at_once(plan)) or await self._store_together(plan)
+        self._after(stored)
         return [_queued(arrival.incoming.receipt_id) for arrival in batch]
+
+    async def _store_at_once(self, plan: Plan) -> Plan | None:
+        """What is for one account in one statement, its own transaction; None = nothing was stored: some mailboxes are
+        over and others are not, or one came to its end in this moment."""
+        [(account_id, placements)] = plan.items()
+        async with self._database.statement() as connection:
+            ids = {placement.mailbox_id for placement in placements}
+            living = await mailboxes.living(connection, account_id, list(ids))
+            if not living:
+                account_id = random.choice(self._void_ids)  # noqa: S311 - spreads load; nothing secret
+                placements = [_lost(placement, account_id) for placement in placements]
+            elif living != ids:
+                return None
+            new = [_new_message(placement) for placement in placements]
+            contents = self._contents(account_id, placements)
+            if await messages.store_whole(connection, account_id, new, contents):
+                return {account_id: placements}
+        return None
+
+    async def _store_together(self, plan: Plan) -> Plan:
+        """What is for several accounts, in one transaction."""
+        async with self._database.transaction() as connection:
+            held = await self._hold_live(connection, plan)
+            for account_id in sorted(held):
+                new = [_new_message(placement) for placement in held[account_id]]
+                contents = self._contents(account_id, held[account_id])
+                await messages.store(connection, account_id, new, contents)
+        return held
 
     async def _find(self, arrival: Arrival) -> str | None:
         if not arrival.accounts:  # it was a mailbox's making whose COMMIT broke; the mail was not stored yet
@@ -261,20 +284,15 @@ class Reception:
                 if placement.mailbox_id in live:
                     held[account_id].append(placement)
                 else:
-                    lost = Placement(arrival=placement.arrival, mailbox_id=void_id, recipients=placement.recipients)
-                    held[void_id].append(lost)
+                    held[void_id].append(_lost(placement, void_id))
         return held
 
-    async def _add_contents(
-        self, connection: db.Connection, account_id: UUID, placements: list[Placement]
-    ) -> list[Placement]:
-        """Store each message's bytes once an account; those already stored by an earlier try are left out."""
+    def _contents(self, account_id: UUID, placements: Sequence[Placement]) -> list[messages.Content]:
+        """Each message's bytes, once for the account."""
         arrivals = {p.arrival.incoming.receipt_id: p.arrival for p in placements}
-        contents = [self._content(account_id, arrival.incoming) for arrival in arrivals.values()]
-        new = await messages.add_contents(connection, account_id, contents)
         for arrival in arrivals.values():
             arrival.accounts.append(account_id)
-        return [p for p in placements if p.arrival.incoming.receipt_id in new]
+        return [self._content(account_id, arrival.incoming) for arrival in arrivals.values()]
 
     def _content(self, account_id: UUID, incoming: Incoming) -> messages.Content:
         size, raw = len(incoming.raw), incoming.raw
@@ -282,15 +300,6 @@ class Reception:
             raw = raw if self._void_bytes < self._settings.void_max_bytes else b""
             self._void_bytes += len(raw)
         return messages.Content(id=incoming.receipt_id, raw=raw, size=size)
-
-    async def _store(self, connection: db.Connection, account_id: UUID, placements: list[Placement]) -> None:
-        if not placements:
-            return
-        new = [_new_message(placement) for placement in placements]
-        stored = await messages.store(connection, account_id, new)
-        late = [message.content_id for message in new if message.id not in stored]
-        if late:  # a mailbox whose time came between the lock and the statement
-            await messages.drop_contents(connection, account_id, late)
 
     def _after(self, plan: Plan) -> None:
         voids = set(self._void_ids)
@@ -375,6 +384,11 @@ def _place(plan: Plan, arrival: Arrival, routes: dict[str, mailboxes.Route], voi
     for route, recipients in by_route.items():
         placement = Placement(arrival=arrival, mailbox_id=route.mailbox_id, recipients=tuple(recipients))
         plan[route.account_id].append(placement)
+
+
+def _lost(placement: Placement, void_id: UUID) -> Placement:
+    """The same in the void."""
+    return Placement(arrival=placement.arrival, mailbox_id=void_id, recipients=placement.recipients)
 
 
 async def _create_mailbox(connection: db.Connection, account_id: UUID, name: str) -> events.NewEvent | None:

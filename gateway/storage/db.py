@@ -36,6 +36,7 @@ COLLISIONS: Final = (
     asyncpg.QueryCanceledError,
 )
 CONNECTION_ERRORS: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
+BROKEN_OFF: Final = (asyncpg.OperatorInterventionError, *CONNECTION_ERRORS)  # of a COMMIT: nobody knows
 
 
 class CommitUnknown(Unavailable):
@@ -133,11 +134,23 @@ class Database:
                 raise
             await _commit(transaction)
 
+    @contextlib.asynccontextmanager
+    async def statement(self) -> AsyncIterator[Connection]:
+        """A connection for one statement that is a transaction of its own. Raises CommitUnknown where the line breaks
+        before its answer."""
+        async with self.connection() as connection:
+            try:
+                yield connection
+            except asyncpg.QueryCanceledError:  # the server's own word that it did nothing
+                raise
+            except BROKEN_OFF as error:
+                raise CommitUnknown(retry_after=2) from error
+
 
 async def _commit(transaction: Any) -> None:
     try:
         await transaction.commit()
-    except (asyncpg.OperatorInterventionError, *CONNECTION_ERRORS) as error:
+    except BROKEN_OFF as error:
         raise CommitUnknown(retry_after=2) from error
 
 

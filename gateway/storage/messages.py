@@ -142,10 +142,44 @@ async def content_exists(connection: db.Connection, account_id: UUID, content_id
         await probe.rollback()
 
 
-async def store(connection: db.Connection, account_id: UUID, messages: Sequence[NewMessage]) -> set[UUID]:
-    """Store one account's messages and tell of them, last before COMMIT; ids of those whose mailbox was still live."""
-    rows = await sql.store.fetch(connection, account_id=account_id, rows=_encode(messages).decode())
-    return {row["id"] for row in rows}
+async def store(
+    connection: db.Connection, account_id: UUID, messages: Sequence[NewMessage], contents: Sequence[Content] = ()
+) -> set[UUID]:
+    """Store one account's messages with those of their contents that are not there yet, and tell of them, last before
+    COMMIT; ids of those whose mailbox was still live and whose content was none of `contents` already there."""
+    row = await _store(connection, account_id, messages, contents, whole=False)
+    return set(row["stored"])
+
+
+async def store_whole(
+    connection: db.Connection, account_id: UUID, messages: Sequence[NewMessage], contents: Sequence[Content]
+) -> bool:
+    """The same as a transaction of its own, for mailboxes that nobody has locked; False = nothing was stored, for one
+    of them is over."""
+    row = await _store(connection, account_id, messages, contents, whole=True)
+    return bool(row["held"] == len({message.mailbox_id for message in messages}))
+
+
+async def _store(
+    connection: db.Connection,
+    account_id: UUID,
+    messages: Sequence[NewMessage],
+    contents: Sequence[Content],
+    *,
+    whole: bool,
+) -> Record:
+    row = await sql.store.row(
+        connection,
+        account_id=account_id,
+        rows=_encode(messages).decode(),
+        mailbox_ids=sorted({message.mailbox_id for message in messages}),
+        whole=whole,
+        content_ids=[content.id for content in contents],
+        raws=[content.raw for content in contents],
+        sizes=[content.size for content in contents],
+    )
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns its row
+    return row
 
 
 async def drop_contents(connection: db.Connection, account_id: UUID, content_ids: Sequence[UUID]) -> int:

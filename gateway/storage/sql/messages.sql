@@ -16,16 +16,33 @@ where c.account_id = :account_id and c.id = any(cast(:ids as uuid[])) and not ex
 -- lock_contents: deleting messages that share a content takes turns
 select c.id from contents c where c.account_id = :account_id and c.id = any(cast(:ids as uuid[])) order by c.id for update
 
--- store: one account's messages of a batch, last before COMMIT. Expiry is enforced here, by the database's clock:
-with due as (
-  select u.*, row_number() over (order by u.n) as place, statement_timestamp() as received_at
-  from rows from (json_to_recordset(cast(:rows as json)) as (id uuid, event_id uuid, mailbox_id uuid, content_id uuid, size integer,
-    mail_from text, envelope text, from_name text, from_address text, recipients text, subject text, snippet text, codes text, links text,
-    attachment_count integer, message_id text, thread_id uuid, tag text, parse text, warnings text, data text))
+-- store: contents and messages of one account's batch, last before COMMIT. Expiry is enforced here, by the database's clock.
+-- A content that is there already takes its messages with it; so does a mailbox that is over. With :whole it is all
+-- mailboxes or none, and the statement may be a transaction of its own: then a mailbox that the sweep, for which it
+-- waited, has marked meanwhile is over, too, though its time had not come when the statement began.
+with given as materialized (
+  select * from rows from (json_to_recordset(cast(:rows as json)) as (id uuid, event_id uuid, mailbox_id uuid, content_id uuid,
+    size integer, mail_from text, envelope text, from_name text, from_address text, recipients text, subject text, snippet text,
+    codes text, links text, attachment_count integer, message_id text, thread_id uuid, tag text, parse text, warnings text, data text))
     with ordinality as u (id, event_id, mailbox_id, content_id, size, mail_from, envelope, from_name, from_address, recipients,
     subject, snippet, codes, links, attachment_count, message_id, thread_id, tag, parse, warnings, data, n)
-  join mailboxes m on m.account_id = :account_id and m.id = u.mailbox_id
-  where m.deleted_at is null and (m.expires_at is null or m.expires_at > statement_timestamp())
+), held as materialized (
+  select m.id from mailboxes m
+  where m.account_id = :account_id and m.id = any(cast(:mailbox_ids as uuid[])) and m.deleted_at is null
+    and (m.expires_at is null or m.expires_at > statement_timestamp()) and (m.is_active or not :whole)
+  order by m.id for share
+), open as (
+  select h.id from held h where not :whole or (select count(*) from held) = cardinality(cast(:mailbox_ids as uuid[]))
+), added as (
+  insert into contents as c (account_id, id, raw, size)
+  select :account_id, u.id, u.raw, u.size
+  from unnest(cast(:content_ids as uuid[]), cast(:raws as bytea[]), cast(:sizes as integer[])) as u (id, raw, size)
+  where u.id in (select g.content_id from given g join open o on o.id = g.mailbox_id)
+  on conflict (account_id, id) do nothing returning c.id
+), due as (
+  select g.*, row_number() over (order by g.n) as place, statement_timestamp() as received_at
+  from given g join open o on o.id = g.mailbox_id
+  where g.content_id in (select a.id from added a) or not g.content_id = any(cast(:content_ids as uuid[]))
 ), head as (
   update event_heads set last_seq = last_seq + (select count(*) from due)
   where account_id = :account_id
@@ -52,7 +69,7 @@ with due as (
     and (w.types = '{*}' or e.type = any(w.types)) and (w.mailbox_id is null or w.mailbox_id = e.mailbox_id)
   returning 1
 )
-select d.id, (select count(*) from told) as told from due d
+select array(select d.id from due d) as stored, (select count(*) from held) as held, (select count(*) from told) as told
 
 -- get: one message, of one mailbox only where :mailbox_id is given; with a deleted mailbox its messages are gone at once
 select g.*, c.raw from messages g join contents c on c.account_id = g.account_id and c.id = g.content_id
