@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, Final
 
 THRESHOLDS: Final = (10_000, 20, 20)  # allocations before a look at the young; looks before one at the older, at all
@@ -20,6 +20,17 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(coroutine)
+
+
+async def end(tasks: Collection[asyncio.Task[None]], seconds: float) -> int:
+    """Give tasks `seconds` to end, and cancel the rest; how many that were."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)
+    left = [task for task in tasks if not task.done()]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    return len(left)
 
 
 def settle() -> None:

@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
+from gateway import loops
 from gateway.errors import Unavailable
 from gateway.notify import webhooks as posting
 from gateway.settings import Settings
@@ -77,14 +78,9 @@ class Dispatcher:
     async def close(self, seconds: float) -> int:
         """Begin nothing new; how many posts were still under way after `seconds` (their leases run out)."""
         self._closing = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
-        left = list(self._tasks)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        left = await loops.end(self._tasks, seconds)
         await self._poster.close()
-        return len(left)
+        return left
 
     async def _claim(self, account_id: UUID) -> list[webhooks.Claimed]:
         lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS

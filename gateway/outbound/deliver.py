@@ -25,6 +25,7 @@ import prometheus_client
 import structlog
 from uuid_utils.compat import uuid7
 
+from gateway import loops
 from gateway.errors import PostroomError, Unavailable
 from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Verdict
 from gateway.outbound.retry import Schedule
@@ -147,14 +148,9 @@ class Carrier:
     async def close(self, seconds: float) -> int:
         """Begin nothing new; how many deliveries were still under way after `seconds` (their leases run out)."""
         self._closing = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
-        left = list(self._tasks)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        left = await loops.end(self._tasks, seconds)
         await self._router.close()
-        return len(left)
+        return left
 
     async def _claim(self, account_id: UUID, limit: int) -> list[emails.Claimed]:
         async with self._database.transaction() as connection:
