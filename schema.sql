@@ -59,7 +59,8 @@ create index idempotency_keys_age on idempotency_keys (created_at); -- reclaim f
 
 create table domain_names (                           -- look-up: whose is this domain?
   name text primary key,                              -- lower-case A-labels
-  account_id uuid not null
+  account_id uuid not null,                           -- who proved to own it
+  wildcard boolean not null default false             -- mail for all names below it comes here, too
 );
 
 create table domains (                                -- a tenant's own; those in MAIL_DOMAINS are everybody's and not here
@@ -73,6 +74,7 @@ create table domains (                                -- a tenant's own; those i
   dkim_selector text,                                 -- null = mail from here is not signed
   dkim_private_key bytea,                             -- encrypted with a key derived from SECRET_KEY
   created_at timestamptz not null default now(),
+  wildcard boolean not null default false,            -- as in domain_names, once it is verified
   primary key (account_id, name)
 );
 
@@ -95,6 +97,8 @@ create table mailboxes (
   deleted_at timestamptz,                             -- null = not deleted; the rows go later, in slices
   metadata jsonb not null default '{}',               -- the owner's
   created_at timestamptz not null,
+  sender_policy text not null default 'accept'        -- what happens to mail whose sender cannot prove who it is
+    check (sender_policy in ('accept', 'flag', 'drop-on-fail')),
   primary key (account_id, id)
 );
 create index mailboxes_by_address on mailboxes (account_id, address, id desc);         -- {mailbox} given as an address
@@ -138,18 +142,54 @@ create table messages (
   auth jsonb not null default '{}',                   -- spf, dkim, dmarc; empty = not judged yet
   seen boolean not null default false,
   labels text[] not null default '{}',
+  transcript jsonb not null default '[]',             -- lines of the SMTP dialogue, those about other accounts left out
   primary key (account_id, id)
 );
 create index messages_by_seq on messages (account_id, seq);                            -- lists of the whole account
 create index messages_by_mailbox on messages (account_id, mailbox_id, seq);            -- lists, waiting, reclaim
 create index messages_by_content on messages (account_id, content_id);                 -- is a content still needed?
 
+create table held_messages (                          -- stored, but shown to nobody before the sender is judged
+  account_id uuid not null,
+  id uuid not null,                                   -- the message's
+  mailbox_id uuid not null,
+  content_id uuid not null,
+  message json not null,                              -- the row of messages and what its event will say
+  policy text not null,                               -- of the mailbox when it came: flag, drop-on-fail
+  created_at timestamptz not null,                    -- 5 s later it is shown or dropped, whatever is known then
+  due_at timestamptz not null,                        -- when somebody must look again: at once, or the end of a lease
+  primary key (account_id, id)
+);
+create index held_messages_due on held_messages (due_at);
+create index held_messages_by_mailbox on held_messages (account_id, mailbox_id);       -- expiry waits for these
+create index held_messages_by_content on held_messages (account_id, content_id);       -- is a content still needed?
+
+create table judgements (                             -- how far an account's messages have their senders judged
+  account_id uuid primary key,
+  judged_seq bigint not null                          -- messages.seq; no row = none yet
+);
+
+create table rehearsals (                             -- failures that a mailbox's owner has asked for, in their order
+  account_id uuid not null,
+  mailbox_id uuid not null,
+  number smallint not null,                           -- 0 = first
+  stage text not null check (stage in ('rcpt', 'data')),
+  reply text not null,                                -- an SMTP reply, "drop" or "tarpit:<seconds>"
+  times integer not null,                             -- as asked for
+  remaining integer not null,                         -- 0 = over
+  primary key (account_id, mailbox_id, number)
+);
+
 
 -- The event log --------------------------------------------------------------------------------------------------------
 
 create table event_heads (                            -- one row an account; its lock puts the account's commits in order
   account_id uuid primary key,
-  last_seq bigint not null default 0
+  last_seq bigint not null default 0,
+  stored_bytes bigint not null default 0,             -- sizes of the account's messages, added up; for its quota
+  minute_began timestamptz not null default to_timestamp(0), -- the minute in which mail last came
+  minute_messages integer not null default 0,         -- messages that came in that minute
+  quota_told_at timestamptz                           -- last quota.exceeded; null = never
 ) with (fillfactor = 50);                             -- room for the next version of the row in the same page
 
 create table events (

@@ -77,6 +77,20 @@ class Settings(BaseSettings):
     inbound_bytes_in_flight: int = Field(
         268_435_456, ge=1_048_576, description="Bytes that messages being received may hold in memory; more hear 452"
     )
+    dns_servers: Words = Field((), description="Name servers to ask, address or address:port; empty = the system's")
+    sender_auth: bool = Field(True, description="Whether SPF, DKIM and DMARC are judged on arrival (off in dev)")
+    max_mailboxes: int = Field(100_000, ge=0, description="Live mailboxes of one account; more hear 429; 0 = any")
+    max_stored_bytes: int = Field(
+        107_374_182_400,
+        ge=0,
+        description="Bytes that one account's messages may take; then its mail is refused; 0 = any",
+    )
+    max_messages_per_minute: int = Field(
+        0, ge=0, description="Messages that one account may get in a minute; then its mail is refused; 0 = any"
+    )
+    allow_rehearsals: bool = Field(
+        False, description="Whether owners may have their mailboxes fail on purpose (/faults; on in dev)"
+    )
     void_max_bytes: int = Field(268_435_456, ge=0, description="Stored bytes of dropped mail; over it, empty contents")
 
     # Mail out
