@@ -75,6 +75,7 @@ create table domains (                                -- a tenant's own; those i
   dkim_private_key bytea,                             -- encrypted with a key derived from SECRET_KEY
   created_at timestamptz not null default now(),
   wildcard boolean not null default false,            -- as in domain_names, once it is verified
+  failed_at timestamptz,                              -- last found that it is not the tenant's; null = never, or it is
   primary key (account_id, name)
 );
 
@@ -179,6 +180,25 @@ create table rehearsals (                             -- failures that a mailbox
   remaining integer not null,                         -- 0 = over
   primary key (account_id, mailbox_id, number)
 );
+
+
+-- Search ---------------------------------------------------------------------------------------------------------------
+
+create table indexing (                               -- how far the afterwards-reader has come with an account's messages
+  account_id uuid primary key,
+  indexed_seq bigint not null                         -- messages.seq; no row = none yet
+) with (fillfactor = 50);
+
+create table message_texts (                          -- the words of messages, apart, so that no message's row is written twice
+  account_id uuid not null,
+  seq bigint not null,                                -- the message's
+  words tsvector not null,                            -- of gateway.storage.search: each begins with account and segment
+  primary key (account_id, seq)
+) with (toast_tuple_target = 128);                    -- words lie apart from the rows, which a search walks by thousands
+alter table message_texts alter column words set statistics 0; -- nothing plans by them
+create index message_texts_words on message_texts using gin (words)
+  with (fastupdate = on, gin_pending_list_limit = 256); -- kB; every search reads the whole pending list
+create index messages_labelled on messages (account_id, seq) where labels <> '{}'; -- search by label
 
 
 -- The event log --------------------------------------------------------------------------------------------------------
