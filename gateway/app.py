@@ -32,6 +32,7 @@ from gateway.web import (
     account,
     api,
     docs,
+    domains,
     edge,
     emails,
     events,
@@ -85,6 +86,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         streams,
         emails.Emails(gateway),
         webhooks.Webhooks(gateway, paths),
+        domains.Domains(gateway, paths),
         account.Keys(gateway),
     ]
     operations = [operation for room in rooms for operation in room.operations()]

@@ -15,6 +15,7 @@ import structlog
 
 from gateway import tokens
 from gateway.errors import ConfigurationError, Unavailable
+from gateway.inbound.domains import Domains
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.protocol import Incoming
 from gateway.inbound.receive import Reception
@@ -26,6 +27,7 @@ from gateway.outbound.providers.contract import Outgoing
 from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.route import Router
 from gateway.outbound.send import Outbox
+from gateway.resolving import DnsResolver
 from gateway.settings import Settings, require_secret_key
 from gateway.storage import db, migrate
 from gateway.storage.callers import Callers
@@ -44,6 +46,7 @@ class Gateway:
         self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
         self.parsing = ParsingPool()
+        self.resolver = DnsResolver(settings.dns_servers)
         self._hearers: list[Callable[[Sequence[UUID]], None]] = [self.live.poke]
         self.nudger = nudges.Nudger(
             settings.redis_url, tls_verify=settings.redis_tls_verify, namespace=settings.redis_namespace
@@ -58,6 +61,9 @@ class Gateway:
         self.reception = Reception(self.database, settings, self.parsing, told=self.tell)
         self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
         self.callers = Callers(self.database)
+        self.domains = Domains(
+            self.database, DnsResolver(settings.dns_servers, cache_entries=0), self.keyring, settings, told=self.tell
+        )
         self.submissions = Submissions(self.outbox, self.callers, settings)
 
     def tell(self, account_ids: Iterable[UUID]) -> None:

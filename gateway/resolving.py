@@ -69,10 +69,14 @@ class Resolver(Protocol):
 class DnsResolver:
     """A Resolver over the DNS, with a cache that keeps answers for as long as they say."""
 
-    def __init__(self, servers: Sequence[str] = (), *, lifetime: float = LIFETIME_SECONDS) -> None:
-        """`servers`: addresses or address:port ([v6]:port); none = those of the system. ConfigurationError."""
+    def __init__(
+        self, servers: Sequence[str] = (), *, lifetime: float = LIFETIME_SECONDS, cache_entries: int = CACHE_ENTRIES
+    ) -> None:
+        """`servers`: addresses or address:port ([v6]:port); none = those of the system. `cache_entries`: 0 = each
+        question is asked anew. ConfigurationError."""
         self._servers = [_endpoint(server) for server in servers]
         self._lifetime = lifetime
+        self._cache_entries = cache_entries
         self._resolver: dns.asyncresolver.Resolver | None = None
 
     def _asked(self) -> dns.asyncresolver.Resolver:
@@ -86,7 +90,7 @@ class DnsResolver:
                 resolver.nameservers = [
                     dns.nameserver.Do53Nameserver(str(address), port) for address, port in self._servers
                 ]
-            resolver.cache = dns.resolver.LRUCache(CACHE_ENTRIES)
+            resolver.cache = dns.resolver.LRUCache(self._cache_entries) if self._cache_entries else None
             resolver.search = []
             self._resolver = resolver
         return self._resolver

@@ -140,7 +140,9 @@ class Settings(BaseSettings):
     postroom_child: bool = Field(False, description="Set by `postroom serve` for its WEB_CONCURRENCY processes")
     postroom_parent: int = Field(0, ge=0, description="Process id of the parent to die with; 0 = none. Parents set it")
 
-    @field_validator("mail_domains", "outbound", "retry_schedule", "webhook_retry_schedule", mode="before")
+    @field_validator(
+        "mail_domains", "outbound", "retry_schedule", "webhook_retry_schedule", "dns_servers", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value

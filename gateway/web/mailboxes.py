@@ -17,7 +17,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.notify import waiting
-from gateway.storage import db, events, mailboxes
+from gateway.storage import db, domains, events, mailboxes
 from gateway.web import api, messages, once
 from gateway.web.paths import Paths
 
@@ -151,14 +151,19 @@ class Mailboxes:
     ) -> models.Answer:
         """Make a mailbox."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
+        field = "address" if body.address is not None else "local_part"
+        wanted = self._address(caller, body, field)
         new = {
-            "address": self._address(caller, body),
+            "address": wanted.canonical,
             "ttl_seconds": self._life(body),
             "metadata": body.metadata,
         }
-        answer, replayed = await self._creations.create(
-            caller.account_id, wish, lambda connection, keep: self._create(caller.account_id, connection, keep, new)
-        )
+
+        async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
+            await self._check_domain(connection, caller.account_id, wanted, "domain" if body.domain else field)
+            return await self._create(caller.account_id, connection, keep, new)
+
+        answer, replayed = await self._creations.create(caller.account_id, wish, create)
         if replayed:
             answer["cursor"] = await self._cursor(caller.account_id, UUID(answer["id"]))
         else:
@@ -183,11 +188,10 @@ class Mailboxes:
         async with self._gateway.database.connection() as connection:
             return str(await mailboxes.cursor(connection, account_id, mailbox_id))
 
-    def _address(self, caller: Caller, body: NewMailbox) -> str:
-        """The canonical address asked for. Raises ValidationFailed, RestrictedApiKey."""
+    def _address(self, caller: Caller, body: NewMailbox, field: str) -> address.Address:
+        """The address asked for. Raises ValidationFailed, RestrictedApiKey."""
         if body.address is not None and (body.local_part is not None or body.domain is not None):
             raise errors.invalid("address", "give either the address, or local_part and domain")
-        field = "address" if body.address is not None else "local_part"
         given = body.address or f"{body.local_part or random_local_part()}@{body.domain or self._settings.first_domain}"
         try:
             parsed = address.parse(given)
@@ -195,11 +199,20 @@ class Mailboxes:
             raise errors.invalid(field, str(error)) from error
         if parsed.tag is not None:
             raise errors.invalid(field, "a + begins a tag; mail to it arrives in the mailbox without it")
-        if not self._gateway.reception.is_own(parsed.ascii_domain):
-            raise errors.invalid("domain" if body.domain else field, f"{parsed.domain} is not a domain of this gateway")
         if caller.domains and parsed.ascii_domain not in caller.domains:
             raise errors.RestrictedApiKey(f"The API key may not use {parsed.domain}.")
-        return parsed.canonical
+        return parsed
+
+    async def _check_domain(
+        self, connection: db.Connection, account_id: UUID, wanted: address.Address, field: str
+    ) -> None:
+        """It is everybody's, or the account's until the mailbox is there, too. Raises ValidationFailed."""
+        domain = wanted.ascii_domain
+        if domain in self._settings.mail_domains:
+            return
+        owner = await domains.hold_owner(connection, domain)
+        if owner != account_id and (owner is not None or not self._settings.captures_every_domain):
+            raise errors.invalid(field, f"{wanted.domain} is not a domain of this gateway")
 
     def _life(self, body: NewMailbox | MailboxChanges) -> float | None:
         """Seconds; None = for ever. Raises ValidationFailed."""
@@ -241,8 +254,16 @@ class Mailboxes:
             async with self._gateway.database.transaction() as connection:
                 retention = self._settings.retention_seconds
                 await mailboxes.change(connection, caller.account_id, mailbox_id, changes=changes, retention=retention)
+                if changes.get("ttl_seconds") is not None:
+                    await self._check_mortal(connection, caller.account_id, mailbox_id)
             self._gateway.tell([caller.account_id])
         return _shown(await self._paths.mailbox(caller, str(mailbox_id)))
+
+    async def _check_mortal(self, connection: db.Connection, account_id: UUID, mailbox_id: UUID) -> None:
+        """After the mailbox was locked: who makes it a catch-all has done so, or waits. Raises InvalidState."""
+        domain = await domains.caught_by(connection, account_id, mailbox_id)
+        if domain is not None:
+            raise errors.InvalidState(f"The mailbox is the catch-all of {domain} and never expires.")
 
     async def delete(self, caller: Caller, mailbox: str) -> None:
         """End it, with all that is in it."""

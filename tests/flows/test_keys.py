@@ -176,7 +176,7 @@ def contract(method: str, path: str) -> set[str]:
 async def test_openapi_gives_each_scope_what_the_contract_gives_it(
     operations: list[tuple[str, str, dict[str, Any]]],
 ) -> None:
-    known = ("mailboxes", "messages", "emails", "events", "api-keys", "webhooks")
+    known = ("mailboxes", "messages", "emails", "events", "api-keys", "webhooks", "domains")
     for method, path, operation in operations:
         if path.split("/")[1] in known:
             opened = {name for entry in operation["security"] for name in entry.get("apiKey", ())}
@@ -218,6 +218,7 @@ BODIES: Mapping[tuple[str, str], Any] = {  # what an operation wants, so that on
     ("PATCH", "/messages/{id}"): {"seen": True},
     ("PATCH", "/emails/{id}"): {"scheduled_at": "in 1 hour"},
     ("PATCH", "/webhooks/{id}"): {"types": ["*"]},
+    ("PATCH", "/domains/{name}"): {"unknown_recipients": "reject"},
 }
 QUERIES: Mapping[tuple[str, str], str] = {("GET", "/mailboxes/{mailbox}/wait"): "?timeout=0"}
 
@@ -234,6 +235,7 @@ async def belongings(home: house.House, client: httpx2.AsyncClient) -> dict[str,
         "messages": (await letters.only_message(client, box["id"]))["id"],
         "emails": (await client.post("/emails", json=mail | later)).json()["id"],
         "webhooks": hook["id"],
+        "domains": (await client.post("/domains", json={"name": f"{box['id']}.example"})).json()["name"],
         "api-keys": (await made_key(client, scopes=["read"]))["id"],
     }
 
@@ -315,7 +317,7 @@ async def test_what_is_somebody_elses_is_as_if_it_were_not(
         answers = [told(await stranger.post("/webhooks", json=wish)) for wish in wishes]
         assert answers[0] == answers[1]
         assert answers[0][0] == 422
-        for path in ("/mailboxes", "/messages", "/emails", "/webhooks", "/events"):
+        for path in ("/mailboxes", "/messages", "/emails", "/webhooks", "/domains", "/events"):
             assert await letters.listed(stranger, path) == [], path
 
 
