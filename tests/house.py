@@ -32,6 +32,7 @@ from gateway.storage import accounts
 SECRET_KEY = "a secret for tests, long enough to be one"
 KEYRING = tokens.Keyring(SECRET_KEY.encode())
 READY_SECONDS = 60.0
+PASSED = {"PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH"}  # with the last, a copy of the tree tests itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +132,7 @@ class House:
 
 def environment(dsn: str, redis_url: str, **settings: str) -> dict[str, str]:
     """What a process of the house is told; `settings` by the names of their variables."""
-    own = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    own = {name: value for name, value in os.environ.items() if name in PASSED}
     return {
         **own,
         "DATABASE_URL": dsn,
