@@ -80,14 +80,18 @@ class ParsingPool:
 
     async def parse(self, raw: bytes) -> parse.Parsed | None:
         """What the parser made of it; None at once where no child is free, or where it failed or took too long."""
+        answer = await self.ask(raw)
+        return None if answer is None else _decoded(answer)
+
+    async def ask(self, request: bytes) -> bytes | None:
+        """The function's answer as MessagePack, likewise."""
         if not self._free:
             return None
         worker = self._free.pop()
         try:
-            answer = await worker.ask(raw)
+            return await worker.ask(request)
         finally:
             self._free.insert(len(self._free) if worker.running else 0, worker)  # those that run are asked first
-        return None if answer is None else _decoded(answer)
 
     async def close(self) -> None:
         """Kills the children; parses under way give None, and so do all later ones."""
