@@ -3,8 +3,11 @@ select n.name, n.account_id from domain_names n
 where n.name = any(cast(:names as text[])) and (n.name = :name or n.wildcard)
 order by length(n.name) desc limit 1
 
--- policy: what is done with mail for nobody there
-select d.unknown_recipients, d.catch_all from domains d where d.account_id = :account_id and d.name = :name
+-- policy: what is done with mail for nobody there; a catch-all that takes no mail any more is none
+select d.unknown_recipients,
+  (select m.id from mailboxes m where m.account_id = :account_id and m.id = d.catch_all and m.deleted_at is null
+    and (m.expires_at is null or m.expires_at > statement_timestamp())) as catch_all
+from domains d where d.account_id = :account_id and d.name = :name
 
 -- hold_owner: the same as find; the domain passes to nobody else until the transaction ends
 select n.account_id from domain_names n
