@@ -11,6 +11,7 @@ from tests import databases
 
 pytestmark = pytest.mark.anyio
 
+FILES = ("accounts", "domains", "emails", "events", "idempotency", "mailboxes", "messages", "search", "webhooks")
 CATALOG = """
 select 'column ' || c.table_name || '.' || c.column_name || ' ' || c.udt_name || ' ' || c.is_nullable
   || ' ' || coalesce(c.column_default, '') || ' ' || cast(a.attstorage as text) as line
@@ -74,7 +75,7 @@ async def test_migrating_twice_changes_nothing(dsn: str) -> None:
 async def test_every_named_statement_is_one_that_the_database_takes(dsn: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
-        for file in ("accounts", "domains", "emails", "events", "idempotency", "mailboxes", "messages", "webhooks"):
+        for file in FILES:
             for query in load(file):
                 await connection.prepare(query.text)
     finally:
@@ -88,8 +89,9 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
         *("mailboxes.routes", "mailboxes.due_accounts", "mailboxes.gone", "emails.due_accounts"),
         *("domains.find", "domains.hold_owner", "domains.holder", "domains.take_turn"),
         *("idempotency.old_accounts", "webhooks.due_accounts", "webhooks.hearing"),
+        *("search.by_index", "search.behind"),
     }
-    for file in ("accounts", "domains", "emails", "events", "idempotency", "mailboxes", "messages", "webhooks"):
+    for file in FILES:
         for query in load(file):
             named = {"account_id", "account_ids"} & set(query.parameters)
             assert named or query.name in lookups or query.name == "events.aged_accounts", query.name
