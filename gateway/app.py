@@ -29,6 +29,7 @@ from gateway.inbound import listener, submission
 from gateway.settings import Settings, process_environment
 from gateway.web import (
     access,
+    answering,
     account,
     api,
     docs,
@@ -91,6 +92,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
     ]
     operations = [operation for room in rooms for operation in room.operations()]
     described = api.Api(operations, authenticate=authenticate, prefix=PREFIX)
+        answering.Answering(gateway),
     document = openapi.encoded(openapi.document(described, title="Postroom", version=__version__))
     return [
         *streams.routes(PREFIX),

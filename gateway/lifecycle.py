@@ -15,6 +15,8 @@ import structlog
 
 from gateway import tokens
 from gateway.errors import ConfigurationError, Unavailable
+from gateway.inbound import listener
+from gateway.inbound.cleaning import Cleaning
 from gateway.inbound.domains import Domains
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.protocol import Incoming
@@ -50,6 +52,7 @@ class Gateway:
         self._hearers: list[Callable[[Sequence[UUID]], None]] = [self.live.poke]
         self.nudger = nudges.Nudger(
             settings.redis_url, tls_verify=settings.redis_tls_verify, namespace=settings.redis_namespace
+        self.cleaning = Cleaning()
         )
         self._listener = nudges.Listener(
             settings.redis_url,
@@ -167,4 +170,5 @@ async def opened(settings: Settings) -> AsyncIterator[Gateway]:
 
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
+        stack.push_async_callback(gateway.cleaning.close)
     await asyncio.gather(task, return_exceptions=True)

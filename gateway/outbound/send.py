@@ -53,6 +53,8 @@ class Request:
     text: str | None = None
     html: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    in_reply_to: str | None = None  # in angle brackets
+    references: tuple[str, ...] = ()  # each in angle brackets, oldest first
     attachments: tuple[compose.Attachment, ...] = ()
     tags: tuple[Mapping[str, str], ...] = ()  # name, value
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -336,6 +338,8 @@ def _prepared(request: Request) -> Prepared:
         text=request.text,
         html=request.html,
         headers=request.headers,
+        in_reply_to=request.in_reply_to,
+        references=request.references,
         attachments=request.attachments,
         message_id=f"<{message_id}>",
         date=datetime.now(UTC),

@@ -239,8 +239,8 @@ async def change(
     *,
     changes: dict[str, Any],  # "seen" and "labels", those that are to change
     mailbox_id: UUID | None = None,
-) -> None:
-    """Raises NotFound."""
+) -> bool:
+    """Whether it was not so already: only then something is told. Raises NotFound."""
     row = await sql.lock.row(connection, account_id=account_id, id=message_id, mailbox_id=mailbox_id)
     if row is None:
         raise NotFound
@@ -260,6 +260,9 @@ async def delete(connection: db.Connection, account_id: UUID, message_ids: Seque
         return 0
     of_mailbox: dict[UUID, list[UUID]] = defaultdict(list)
     for row in rows:
+    changes = {name: value for name, value in changes.items() if value != row[name]}
+    if not changes:
+        return False
         of_mailbox[row["mailbox_id"]].append(row["id"])
     for mailbox_id, ids in of_mailbox.items():
         await events.redact(connection, account_id, mailbox_id, ids)
@@ -267,6 +270,7 @@ async def delete(connection: db.Connection, account_id: UUID, message_ids: Seque
     return len(rows)
 
 
+    return True
 async def remove(connection: db.Connection, account_id: UUID, message_ids: Sequence[UUID]) -> list[Record]:
     """Remove messages and contents nobody refers to any more, without a word about it; ids of what went."""
     if not message_ids:

@@ -24,7 +24,7 @@ from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import send as sending
 from gateway.storage import db, emails
 from gateway.storage.idempotency import Turns
-from gateway.web import api, messages, once, reading
+from gateway.web import api, messages, once, parts, reading
 
 SEND: Final = "POST /v1/emails"
 SEND_BATCH: Final = "POST /v1/emails/batch"
@@ -352,7 +352,7 @@ class Emails:
             raw = await emails.raw(connection, caller.account_id, id)
         if raw is None:
             raise errors.NotFound
-        return messages.download(raw, "message/rfc822", f"{id}.eml")
+        return parts.download(raw, "message/rfc822", f"{id}.eml")
 
     async def cancel(self, caller: Caller, id: UUID) -> Changed:
         """Do not send it to whom it was not sent yet."""
@@ -396,19 +396,18 @@ def _email(item: Any) -> NewEmail:
 def _request(caller: Caller, body: NewEmail) -> sending.Request:
     """Raises ApiErrors that name the field."""
     sender = _mailbox("from", body.from_)
-    if caller.domains and sender.address.ascii_domain not in caller.domains:
-        raise errors.RestrictedApiKey(f"The API key may not send from {sender.address.domain}.")
+    check_sender(caller, sender)
     request = sending.Request(
         from_=sender,
-        to=_mailboxes("to", body.to),
-        cc=_mailboxes("cc", body.cc),
-        bcc=_mailboxes("bcc", body.bcc),
-        reply_to=_mailboxes("reply_to", body.reply_to),
+        to=mailboxes("to", body.to),
+        cc=mailboxes("cc", body.cc),
+        bcc=mailboxes("bcc", body.bcc),
+        reply_to=mailboxes("reply_to", body.reply_to),
         subject=body.subject,
         text=body.text,
         html=body.html,
         headers=body.headers or {},
-        attachments=tuple(_attachment(f"attachments[{i}]", a) for i, a in enumerate(body.attachments or ())),
+        attachments=attached(body.attachments),
         tags=tuple({"name": tag.name, "value": tag.value} for tag in body.tags or ()),
         metadata=body.metadata or {},
         scheduled_at=_moment(body.scheduled_at),
@@ -416,11 +415,18 @@ def _request(caller: Caller, body: NewEmail) -> sending.Request:
         on_unknown=body.on_unknown,
         on_suppressed=body.on_suppressed,
     )
-    _check_whole(request)
+    check_whole(request)
     return request
 
 
-def _check_whole(request: sending.Request) -> None:
+def check_sender(caller: Caller, sender: address.Mailbox) -> None:
+    """Raises RestrictedApiKey where the caller may not send from there."""
+    if caller.domains and sender.address.ascii_domain not in caller.domains:
+        raise errors.RestrictedApiKey(f"The API key may not send from {sender.address.domain}.")
+
+
+def check_whole(request: sending.Request) -> None:
+    """Raises ValidationFailed, MissingRequiredField: somebody to send it to, not too many, and something to say."""
     if not request.recipient_count:
         raise errors.invalid("to", "at least one recipient is needed")
     if request.recipient_count > sending.MAX_RECIPIENTS:
@@ -437,12 +443,18 @@ def _mailbox(field: str, text: str) -> address.Mailbox:
         raise errors.invalid(field, str(error)) from error
 
 
-def _mailboxes(field: str, given: str | list[str] | None) -> tuple[address.Mailbox, ...]:
+def mailboxes(field: str, given: str | list[str] | None) -> tuple[address.Mailbox, ...]:
+    """Raises ValidationFailed, which names the field."""
     if given is None:
         return ()
     if isinstance(given, str):
         return (_mailbox(field, given),)
     return tuple(_mailbox(f"{field}[{index}]", text) for index, text in enumerate(given))
+
+
+def attached(given: Sequence[NewAttachment] | None) -> tuple[compose.Attachment, ...]:
+    """Raises InvalidAttachment, which names the field."""
+    return tuple(_attachment(f"attachments[{index}]", one) for index, one in enumerate(given or ()))
 
 
 def _attachment(field: str, given: NewAttachment) -> compose.Attachment:

@@ -3,49 +3,74 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.parse
 from collections.abc import Sequence
 from datetime import UTC
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
-import nh3
 from pydantic import Field, StringConstraints
+from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import errors, models
 from gateway.lifecycle import Gateway
-from gateway.mail import parse
+from gateway.mail import parse, query, sanitize
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
-from gateway.storage import messages
-from gateway.web import api
+from gateway.storage import messages, search
+from gateway.web import api, parts
 from gateway.web.paths import Paths
 
 DELETE_SLICE: Final = 500  # messages of one transaction
 MAX_LABELS: Final = 50
 _cursors: Final[models.Cursor[tuple[int]]] = models.Cursor(tuple[int])
 
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Label = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
 
 
 class MessagesQuery(ListQuery):
     """Which messages."""
 
     seen: bool | None = Field(None, description="Only those that are seen, or only those that are not")
+    q: str | None = Field(
+        None,
+        max_length=query.MAX_LENGTH,
+        description="""Words and "phrases", from: to: subject: tag: label: has:attachment is:seen is:unseen """
+        "before: after: larger: smaller:, each negated by a - in front; all of them must be true",
+    )
+    thread: UUID | None = Field(None, description="Only those of this conversation: a message's thread_id")
+
+    def wanted(self) -> query.Query | None:
+        """What is searched for; None = nothing: a plain list. Raises ValidationFailed."""
+        if self.thread is None and not (self.q and self.q.strip()):
+            return None
+        try:
+            return query.also(query.parse(self.q or ""), seen=self.seen, thread=self.thread)
+        except query.InvalidQuery as error:
+            raise errors.invalid("q", str(error)) from None
 
 
 class MessageChanges(Input):
     """What is to change."""
 
     seen: bool | None = None
-    labels: list[Label] | None = Field(None, max_length=MAX_LABELS)
+    labels: list[Label] | None = Field(None, max_length=MAX_LABELS, description="Instead of those it has")
 
 
 class HtmlQuery(Input):
     """How the HTML is wanted."""
 
-    sanitized: bool = Field(False, description="Without scripts, forms and anything loaded from elsewhere")
+    sanitized: bool = Field(
+        False, description="Nothing runs and nothing is loaded from elsewhere; pictures that came along are shown"
+    )
+
+
+class AttachmentQuery(Input):
+    """How the attachment is wanted."""
+
+    inline: bool = Field(False, description="Shown in its place, where it is a PNG, JPEG, GIF or WebP picture")
 
 
 class NamedAddress(Output):
@@ -122,6 +147,13 @@ class Auth(Output):
     dmarc: str | None
 
 
+class Transcript(Output):
+    """The SMTP dialogue that a message came by, as far as it is this mailbox's business."""
+
+    object: Literal["transcript"] = "transcript"
+    lines: list[str] = Field(description='"C: …" and "S: …"; none where the message came another way')
+
+
 class Message(Summary):
     """A whole message."""
 
@@ -195,9 +227,10 @@ class Messages:
                 "GET",
                 "/messages/{id}/attachments/{index}",
                 self.attachment,
-                produces="application/octet-stream",
+                produces=parts.OPAQUE,
                 **reading,
             ),
+            api.op("GET", "/messages/{id}/transcript", self.transcript, **reading),
         ]
 
     async def of_mailbox(self, caller: Caller, mailbox: str, query: MessagesQuery) -> Response:
@@ -209,26 +242,38 @@ class Messages:
         """All messages of the account, newest first."""
         return await self._list(caller.account_id, None, query)
 
-    async def _list(self, account_id: UUID, mailbox_id: UUID | None, query: MessagesQuery) -> Response:
+    async def _list(self, account_id: UUID, mailbox_id: UUID | None, asked: MessagesQuery) -> Response:
+        after = _cursors.decode(asked.cursor)[0] if asked.cursor else None
+        wanted = asked.wanted()
+        if wanted is not None:
+            return await self._search(account_id, mailbox_id, asked, wanted, after)
         async with self._gateway.database.connection() as connection:
             found = await messages.page(
                 connection,
                 account_id,
                 mailbox_id=mailbox_id,
-                after=_cursors.decode(query.cursor)[0] if query.cursor else None,
-                limit=query.limit + 1,
-                ascending=query.order == "asc",
-                seen=query.seen,
+                after=after,
+                limit=asked.limit + 1,
+                ascending=asked.order == "asc",
+                seen=asked.seen,
             )
-        shown = found[: query.limit]
-        has_more = len(found) > query.limit
-        body = {
-            "object": "list",
-            "data": [message.summary() for message in shown],
-            "has_more": has_more,
-            "next_cursor": _cursors.encode((shown[-1].seq,)) if has_more else None,
-        }
-        return _json(body)
+        shown = found[: asked.limit]
+        return _listed(shown, shown[-1].seq if len(found) > asked.limit else None)
+
+    async def _search(
+        self, account_id: UUID, mailbox_id: UUID | None, asked: MessagesQuery, wanted: query.Query, after: int | None
+    ) -> Response:
+        async with self._gateway.database.transaction() as connection:
+            found = await search.page(
+                connection,
+                account_id,
+                wanted,
+                mailbox_id=mailbox_id,
+                after=after,
+                limit=asked.limit,
+                ascending=asked.order == "asc",
+            )
+        return _listed(found.messages, found.next_seq)
 
     async def empty(self, caller: Caller, mailbox: str) -> None:
         """Delete all messages of a mailbox."""
@@ -248,12 +293,15 @@ class Messages:
 
     async def change(self, caller: Caller, id: UUID, body: MessageChanges) -> Response:
         """Mark it seen or not, or label it."""
-        given = {"seen": body.seen, "labels": body.labels}
+        given = {"seen": body.seen, "labels": None if body.labels is None else list(dict.fromkeys(body.labels))}
         changes = {name: value for name, value in given.items() if value is not None}
         if changes:
             async with self._gateway.database.transaction() as connection:
-                await messages.change(connection, caller.account_id, id, changes=changes, mailbox_id=caller.mailbox_id)
-            self._gateway.tell([caller.account_id])
+                told = await messages.change(
+                    connection, caller.account_id, id, changes=changes, mailbox_id=caller.mailbox_id
+                )
+            if told:
+                self._gateway.tell([caller.account_id])
         return await self.get(caller, id)
 
     async def delete(self, caller: Caller, id: UUID) -> None:
@@ -268,7 +316,7 @@ class Messages:
     async def raw(self, caller: Caller, id: UUID) -> Response:
         """What came over the wire, byte for byte (dots unstuffed)."""
         _, raw = await self._find(caller, id)
-        return download(raw, "message/rfc822", f"{id}.eml")
+        return parts.download(raw, "message/rfc822", f"{id}.eml")
 
     async def text(self, caller: Caller, id: UUID) -> Response:
         """The text body."""
@@ -284,21 +332,38 @@ class Messages:
         parsed = await self._gateway.parsing.read(raw)
         if parsed.html is None:
             raise errors.NotFound("The message has no HTML body.")
-        html = (
-            nh3.clean(parsed.html, url_schemes={"http", "https", "mailto"}, tags=_TAGS)
-            if query.sanitized
-            else parsed.html
-        )
-        return Response(html, media_type="text/html", headers={"content-security-policy": _NOTHING_RUNS})
+        if not query.sanitized:
+            return _page(parsed.html, parts.NO_LOADING)
+        html = await self._gateway.cleaning.html(raw)
+        if html is None:  # too large, or made to keep a parser busy
+            html = sanitize.text_as_html((parsed.text or parsed.html)[: sanitize.MAX_HTML])
+        return _page(html, parts.LINKS_LEAD_OUT)
 
-    async def attachment(self, caller: Caller, id: UUID, index: int) -> Response:
+    async def attachment(
+        self, request: Request, caller: Caller, id: UUID, index: int, query: AttachmentQuery
+    ) -> Response:
         """A part, as a download."""
         _, raw = await self._find(caller, id)
         try:
             found, content = await asyncio.to_thread(parse.attachment, raw, index)  # slow where the mail is odd
         except IndexError:
             raise errors.NotFound from None
-        return download(content, "application/octet-stream", found.filename or f"attachment-{index}")
+        etag = f'"{found.sha256}"'
+        if etag in request.headers.get("if-none-match", ""):  # RFC 9110 13.1.2
+            return Response(status_code=304, headers={"etag": etag})
+        filename = found.filename or f"attachment-{index}"
+        if query.inline:
+            return parts.shown(content, filename, etag=etag)
+        return parts.download(content, parts.OPAQUE, filename, etag=etag)
+
+    async def transcript(self, caller: Caller, id: UUID) -> Transcript:
+        """The SMTP dialogue that it came by."""
+        async with self._gateway.database.connection() as connection:
+            message = await messages.summary(connection, caller.account_id, id, caller.mailbox_id)
+        if message is None:
+            raise errors.NotFound
+        last = [f"S: 250 2.0.0 queued as {message.envelope['receipt_id']}"] if message.transcript else []
+        return Transcript(lines=[*message.transcript, *last])
 
     async def _find(self, caller: Caller, message_id: UUID) -> tuple[messages.Message, bytes]:
         async with self._gateway.database.connection() as connection:
@@ -308,19 +373,19 @@ class Messages:
         return found
 
 
-# Whatever a browser is shown of a stranger's HTML can neither run nor load anything.
-_NOTHING_RUNS: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_TAGS: Final = nh3.ALLOWED_TAGS - {"img"}  # images are loaded from elsewhere, and tell who read the mail
+def _page(html: str, policy: str) -> Response:
+    return Response(html, media_type="text/html", headers={"content-security-policy": policy})
+
+
+def _listed(shown: Sequence[messages.Message], next_seq: int | None) -> Response:
+    body = {
+        "object": "list",
+        "data": [message.summary() for message in shown],
+        "has_more": next_seq is not None,
+        "next_cursor": None if next_seq is None else _cursors.encode((next_seq,)),
+    }
+    return _json(body)
 
 
 def _json(body: Any) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json")
-
-
-def download(content: bytes, media_type: str, filename: str) -> Response:
-    """A stranger's bytes: to be saved, never shown in place, under a name that is only a label (RFC 6266, 8187)."""
-    ascii_name = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in filename)[:100]
-    quoted = urllib.parse.quote(filename.replace("/", "_").replace("\\", "_"), safe="")
-    disposition = f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quoted}"
-    headers = {"content-disposition": disposition, "content-security-policy": "sandbox; default-src 'none'"}
-    return Response(content, media_type=media_type, headers=headers)

@@ -163,7 +163,7 @@ def contract(method: str, path: str) -> set[str]:
     """The scopes that API.md gives for an operation, besides `admin`."""
     chapter = path.split("/")[1]
     if chapter in ("mailboxes", "messages"):
-        needed = {"mailboxes"}
+        needed = {"send" if path.endswith(("/reply", "/forward")) else "mailboxes"}
     elif chapter in ("emails", "suppressions", "templates", "deliveries"):
         needed = {"send"} if chapter == "emails" else set()
     elif chapter == "events":
@@ -216,6 +216,8 @@ async def test_a_key_hears_only_of_what_its_scopes_are_about(
 BODIES: Mapping[tuple[str, str], Any] = {  # what an operation wants, so that only the id can be wrong
     ("PATCH", "/mailboxes/{mailbox}"): {"metadata": {"mine": "now"}},
     ("PATCH", "/messages/{id}"): {"seen": True},
+    ("POST", "/messages/{id}/reply"): {"text": "mine now"},
+    ("POST", "/messages/{id}/forward"): {"to": "me@elsewhere.example"},
     ("PATCH", "/emails/{id}"): {"scheduled_at": "in 1 hour"},
     ("PATCH", "/webhooks/{id}"): {"types": ["*"]},
     ("PATCH", "/domains/{name}"): {"unknown_recipients": "reject"},

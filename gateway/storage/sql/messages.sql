@@ -113,7 +113,7 @@ where g.account_id = :account_id and (cast(:after as bigint) is null or g.seq > 
 order by g.seq limit :limit
 
 -- lock: one message for a change
-select g.mailbox_id, g.content_id from messages g
+select g.mailbox_id, g.content_id, g.seen, g.labels from messages g
 where g.account_id = :account_id and g.id = :id and (cast(:mailbox_id as uuid) is null or g.mailbox_id = :mailbox_id)
   and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = g.mailbox_id and b.deleted_at is not null)
 for update
