@@ -58,24 +58,60 @@ _LABELS: Final = {
     "iso2022_jp_2": "iso-2022-jp csiso2022jp iso-2022-jp-1 iso-2022-jp-2",
 }
 _CODECS: Final = {label: codec for codec, labels in _LABELS.items() for label in labels.split()}
-_ASCII: Final = frozenset(["", "us-ascii", "ascii", "ansi_x3.4-1968", "646"])
+_CODECS.update({label.upper(): codec for label, codec in _CODECS.items()})
+_ASCII: Final = frozenset(["us-ascii", "ascii", "ansi_x3.4-1968", "646"])
+_PUNCTUATION = re.compile("[^a-z0-9]")
+_SQUEEZED: Final = {_PUNCTUATION.sub("", label): codec for label, codec in _CODECS.items()}  # utf_8, cp-1252
+_WESTERN: Final = "cp1252"  # what octets that nobody could label rightly most often are
+_MAX_LABEL = 64  # characters of a label that are looked at, and repeated
 
 
-def decode(octets: bytes, label: str | None) -> tuple[str, bool]:
-    """Turn octets into text; never raises. The flag says that the label was no help, or that octets were lost.
+def decode(octets: bytes, label: str | None) -> tuple[str, str | None]:
+    """Turn octets into text, and say what is odd about them: a clause for a person, None where nothing is.
 
-    Without a label (or with us-ascii and octets above 127) it is UTF-8 if it can be, else windows-1252.
-    The text holds no NUL and no lone surrogate.
+    Without a label, or with a wrong one, it is UTF-8 if it can be, else windows-1252. Latin labels do not count where
+    the octets are UTF-8: hardly any other text looks like it. Never raises; the text holds no NUL, no lone surrogate.
     """
-    name = (label or "").strip(" \t'\"").lower()
-    codec = _CODECS.get(name)
+    codec = _CODECS.get(label or "") or _known(label or "")
+    if codec is None or (codec == _WESTERN and not octets.isascii()):
+        return _guessed(octets, _named(label or ""), codec)
     try:
-        if codec is None:
-            text, odd = octets.decode(), not octets.isascii() or name not in _ASCII
-            return clean(text), odd and bool(name)
-        return clean(octets.decode(codec)), False
+        return clean(octets.decode(codec)), None
     except UnicodeError:
-        return clean(octets.decode(codec or "cp1252", "replace")), True
+        told = f"is not valid {clean(_named(label or ''))}; what is not is shown as \ufffd"
+        return clean(octets.decode(codec, "replace")), told
+
+
+def _named(label: str) -> str:
+    return label[:_MAX_LABEL].strip(" \t'\"").lower()
+
+
+def _known(label: str) -> str | None:
+    """The codec of a label that is not written as it should be."""
+    name = _named(label)
+    if not name or name in _ASCII:
+        return None
+    return _CODECS.get(name) or _SQUEEZED.get(_PUNCTUATION.sub("", name))
+
+
+def _guessed(octets: bytes, name: str, codec: str | None) -> tuple[str, str | None]:
+    """Octets whose label says too little."""
+    try:
+        text, read = octets.decode(), "UTF-8"
+    except UnicodeError:
+        text, read = octets.decode(_WESTERN, "replace"), "windows-1252"
+    return clean(text), None if octets.isascii() else _told(name, codec, read)
+
+
+def _told(name: str, codec: str | None, read: str) -> str | None:
+    """What is odd about octets above 127 that were read so."""
+    if codec is not None:
+        return f"is labelled {name} but is UTF-8" if read == "UTF-8" else None
+    if not name:
+        return None if read == "UTF-8" else "has no charset and is not UTF-8; it was read as windows-1252"
+    if name in _ASCII:
+        return f"is labelled {name} but holds 8-bit characters; it was read as {read}"
+    return f"has a charset that is not known ({clean(name)}); it was read as {read}"
 
 
 def clean(text: str) -> str:

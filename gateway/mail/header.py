@@ -38,6 +38,22 @@ _DATE = re.compile(
     r"(?:[A-Za-z]{3},? )? ?(\d{1,2}) ([A-Za-z]{3}) (\d{4}) "
     r"(\d\d):(\d\d)(?::(\d\d))? (?:([+-])(\d\d)(\d\d)|GMT|UTC?|Z)\b"
 )
+# One parameter of a structured field (RFC 2045 5.1, RFC 2231 3): name, section, "*", value. A quote that nothing but
+# more value follows belongs to the value: senders forget the backslash.
+_PARAMETER = re.compile(
+    r';\s*([^\s=;"*]{1,64})(?:\*(\d{1,3}))?(\*)?\s*=\s*(?:"([^"\\]*(?:(?:\\.|"(?!\s*(?:;|\Z)))[^"\\]*)*)"?|([^;]*))',
+    re.DOTALL,
+)
+_QUOTED_PAIR = re.compile(r'\\(["\\])')  # no other: Windows' paths come with single backslashes
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_MAX_PARAMETERS = 200
+_MAX_STRUCTURED = 16_384  # characters of a field that are searched for parameters
+# What makes a name look like another one: the direction of writing turned round, marks that cannot be seen.
+_DECEPTIVE = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_PATH = re.compile(r"\\|\A(?:/|[A-Za-z]:)|(?:\A|/)\.\.?(?:/|\Z)")
+_HARMLESS = re.compile(r"\w[\w .,()+-]{0,250}\w", re.ASCII)
+_MAX_FILENAME = 255  # characters
+_MAX_SUFFIX = 16
 _MAX_DATE = 200  # characters; the forgiving parser sees no more
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -57,7 +73,7 @@ class Head:
     fields: tuple[tuple[str, str], ...]  # (name, value) in their order; at most MAX_FIELDS
     size: int  # octets of the block, up to and without the empty line; all of the message where there is none
     complete: bool  # False: the block is longer than was looked at, or has more fields than MAX_FIELDS
-    malformed: int  # lines that are no field, and were left out
+    malformed: int  # lines that are no field, and were left out; a From line of a mbox at the front does not count
 
     def first(self, name: str) -> str | None:
         """The undecoded value of the first field of that lower-case name."""
@@ -82,7 +98,7 @@ def scan(raw: bytes, limit: int = MAX_BLOCK) -> Head:
         fields=tuple(fields[:MAX_FIELDS]),
         size=size,
         complete=complete and len(fields) <= MAX_FIELDS,
-        malformed=sum(1 for _, _, junk in lines if junk and not junk.isspace()),
+        malformed=sum(1 for _, _, junk in lines if junk and not junk.isspace()) - block.startswith(b"From "),
     )
 
 
@@ -93,6 +109,51 @@ def decode(value: str) -> str:
     if value.isprintable():  # neither controls nor surrogates, which is nearly always so
         return value
     return charsets.clean(_CONTROLS.sub(" ", value))
+
+
+def parameters(value: str) -> dict[str, str]:
+    """The parameters of a Content-Type or Content-Disposition by lower-case name, continuations joined, percent signs
+    and charsets undone (RFC 2231). Where a name comes twice the extended form counts, else the first."""
+    plain: dict[str, str] = {}
+    sections: dict[str, list[tuple[int, bool, str]]] = {}
+    for match in itertools.islice(_PARAMETER.finditer(value[:_MAX_STRUCTURED]), _MAX_PARAMETERS):
+        name, number, extended, quoted, bare = match.groups()
+        text = bare.strip() if quoted is None else _QUOTED_PAIR.sub(r"\1", quoted)
+        if number or extended:
+            sections.setdefault(name.lower(), []).append((int(number or 0), bool(extended), text))
+        else:
+            plain.setdefault(name.lower(), text)
+    return plain | {name: _extended(found) for name, found in sections.items()}
+
+
+def _extended(sections: list[tuple[int, bool, str]]) -> str:
+    """RFC 2231 3 and 4: the sections in their order; the first may begin with charset'language'."""
+    sections.sort(key=lambda section: section[0])
+    charset: str | None = None
+    octets = b""
+    for index, (_, encoded, section) in enumerate(sections):
+        text = section
+        if encoded and index == 0 and section.count("'") >= 2:
+            charset, _, text = section.split("'", 2)
+        data = text.encode("utf-8", "surrogateescape")
+        octets += _PERCENT.sub(lambda match: bytes.fromhex(match[1].decode()), data) if encoded else data
+    return charsets.decode(octets, charset)[0]
+
+
+def filename(text: str) -> str | None:
+    """A sender's file name as a label that misleads nobody: one decoded line without a path or marks that turn the
+    direction of writing, at most 255 characters, its suffix kept. None where nothing is left. Never a path to use."""
+    if _HARMLESS.fullmatch(text):
+        return text
+    text = _DECEPTIVE.sub("", decode(text)).strip()
+    if _PATH.search(text):
+        text = text.replace("\\", "/").rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    text = text.replace("/", "_").replace("\\", "_").strip()
+    if len(text) > _MAX_FILENAME:
+        stem, dot, suffix = text.rpartition(".")
+        kept = dot + suffix if stem and len(suffix) < _MAX_SUFFIX else ""
+        text = text[: _MAX_FILENAME - len(kept)] + kept
+    return None if text in {"", ".", ".."} else text
 
 
 def addresses(value: str) -> tuple[NamedAddress, ...]:
@@ -142,6 +203,16 @@ def _block(raw: bytes, limit: int) -> tuple[int, bool]:
 
 def _unfolded(value: str) -> str:
     return value.replace("\r\n", "").replace("\n", "").replace("\t", " ").strip()
+
+
+def as_sent(value: str) -> str:
+    """A value in which a parser took octets above 127 for latin-1: read as UTF-8 or windows-1252 if it can be."""
+    if value.isascii():
+        return value
+    try:
+        return charsets.decode(value.encode("latin-1"), None)[0]
+    except UnicodeEncodeError:
+        return value
 
 
 def _repaired(value: str) -> str:

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import datetime as dt
 import email
+import email.errors
 import email.message
 import email.policy
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from gateway.mail import charsets, header
+from gateway.mail import charsets, header, words
 from gateway.mail.header import NamedAddress
 
 rust: Any
@@ -33,16 +34,24 @@ except ImportError:  # no wheel for this platform: everything is read by parse_s
 
 MAX_PARTS = 1000
 MAX_DEPTH = 50
+MAX_WARNINGS = 50
 _MAX_EMBEDDED = 262_144  # octets of attached messages; each level of them is copied by the parser
 _SMALL = 65_536  # octets of a message in which no such copying can hurt
 _WORD_BUDGET = 100_000_000  # encoded words × octets of their line: the parser's time grows with it; about 20 ms
 _MAX_WORD_LINES = 20_000
-_MAX_FILENAME = 255  # characters
+_MAX_SCANNED = 268_435_456  # octets searched for boundaries, over all multiparts
+_MAX_SHOWN = 255  # characters of a type or disposition
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s\"';]{1,64})", re.IGNORECASE)
-_FILENAME = ("filename", re.compile(r';\s*filename\s*=\s*"([^"\\]*(?:\\.[^"\\]*)*)"', re.IGNORECASE))
-_NAME = ("name", re.compile(r';\s*name\s*=\s*"([^"\\]*(?:\\.[^"\\]*)*)"', re.IGNORECASE))
-_PAIR = re.compile(r'\\(["\\])')
+# Boundaries that every parser finds alike: no white space, no comments, no RFC 2231.
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"\\\s]+)"|([^\s"\\;()]+))\s*(?:;|\Z)', re.IGNORECASE)
+# The names that most attachments have, read quickly.
+_FILENAME = re.compile(r';\s*filename="([\w .,()+-]+)"\s*(?:;|\Z)', re.IGNORECASE | re.ASCII)
+_NAME = re.compile(r';\s*name="([\w .,()+-]+)"\s*(?:;|\Z)', re.IGNORECASE | re.ASCII)
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
+_ENCODINGS = frozenset(["", "7bit", "8bit", "binary", "quoted-printable", "base64"])  # RFC 2045 6.1
+_TNEF = frozenset(["application/ms-tnef", "application/vnd.ms-tnef"])
+_TNEF_NAME = "winmail.dat"
+_UNCLOSED = "a closing boundary is missing; the message may have been cut off"
 
 _USUAL_FIELDS = frozenset(["Content-Type", "Content-Transfer-Encoding", "Content-Disposition", "Content-ID"])
 
@@ -54,7 +63,7 @@ class Attachment:
     """What a part is that is no body; its octets are cut out of the raw message when wanted."""
 
     index: int  # position among the message's attachments, from 0
-    filename: str | None  # the sender's label, decoded, at most 255 characters; never a path to use
+    filename: str | None  # the sender's label as `header.filename` leaves it; never a path to use
     content_type: str  # lower-case type/subtype, parameters left off
     size: int  # octets, transfer encoding undone
     content_id: str | None  # without angle brackets; what cid: URLs name
@@ -93,28 +102,48 @@ class Part(NamedTuple):
     disposition: str | None  # lower-case
     content: bytes  # transfer encoding undone
     fields: tuple[str, ...]  # names of its header fields
+    branches: tuple[tuple[int, int], ...] = ()  # (which multipart/alternative, which of its children), outermost first
+    aside: bool = False  # stands in a multipart/related, and is not its root (RFC 2387 3.2)
 
     @property
     def is_body(self) -> bool:
-        """Text to be read in the message itself: not marked as attachment, and without a file name."""
-        if self.content_type not in {"text/plain", "text/html"}:
+        """Text to be read in the message itself: not marked as attachment, without a file name, not what HTML shows."""
+        if self.content_type not in {"text/plain", "text/html"} or (self.aside and self.content_id):
             return False
         return self.disposition != "attachment" and self.filename is None
+
+
+class _Place(NamedTuple):
+    """Where in the tree a part stands."""
+
+    depth: int = 1
+    branches: tuple[tuple[int, int], ...] = ()  # as in Part
+    aside: bool = False
+
+    def below(self) -> _Place:
+        return _Place(self.depth + 1, self.branches, self.aside)
+
+
+_TOP = _Place()
+
+
+class _Lost(Exception):
+    """The fast parser's tree is not all of the message."""
 
 
 def parse_fast(raw: bytes) -> Parsed | None:
     """Read a message of the usual kind; None where the caps, the parser or what it left out say: not me."""
     head = header.scan(raw)
-    parts = parts_fast(raw, head)
-    return None if parts is None else _assemble(head, parts, "ok", [])
+    found = _tree_fast(raw, head)
+    return None if found is None else _assemble(head, *found, "ok")
 
 
 def parse_slow(raw: bytes) -> Parsed:
     """Read any bytes at all, however long that takes; never raises, but can be made to take many seconds."""
     head = header.scan(raw)
     try:
-        parts, warnings = parts_slow(raw)
-        return _assemble(head, parts, "repaired", warnings)
+        parts, repairs = parts_slow(raw)
+        return _assemble(head, parts, repairs, "repaired" if rust else "ok")
     except Exception as error:  # noqa: BLE001 (the stdlib raises almost anything on hostile mail)
         only = raw_only(raw)
         return replace(only, warnings=(*only.warnings, f"its parts cannot be read: {type(error).__name__}"))
@@ -122,18 +151,34 @@ def parse_slow(raw: bytes) -> Parsed:
 
 def raw_only(raw: bytes) -> Parsed:
     """Read the header fields and nothing else; never raises, and takes time by the header block's length alone."""
-    return _assemble(header.scan(raw), [], "raw_only", [])
+    return _assemble(header.scan(raw), [], [], "raw_only")
 
 
 def attachment(raw: bytes, index: int) -> tuple[Attachment, bytes]:
     """An attachment and its octets, by the index that `Parsed` gave it. Raises IndexError where there is none such.
 
-    For mail whose status is not "ok" this is as slow as `parse_slow`, and belongs where that runs.
+    For mail that `parse_fast` refuses this is as slow as `parse_slow`, and belongs where that runs.
     """
+    return attachment_fast(raw, index) or attachment_slow(raw, index)
+
+
+def attachment_fast(raw: bytes, index: int) -> tuple[Attachment, bytes] | None:
+    """The same of a message of the usual kind; None where `parse_fast` gives None. Raises IndexError."""
     parts = parts_fast(raw, header.scan(raw))
-    if parts is None:
+    return None if parts is None else _cut_out(parts, index)
+
+
+def attachment_slow(raw: bytes, index: int) -> tuple[Attachment, bytes]:
+    """The same of any bytes at all, as slow as `parse_slow`. Raises IndexError."""
+    try:
         parts, _ = parts_slow(raw)
-    attached = [part for part in _placed(parts) if not part.is_body]
+    except Exception as error:  # the stdlib raises almost anything on hostile mail
+        raise IndexError(index) from error  # as parse_slow, which finds no attachment then
+    return _cut_out(parts, index)
+
+
+def _cut_out(parts: list[Part], index: int) -> tuple[Attachment, bytes]:
+    _, attached = _chosen(_placed(parts))
     if not 0 <= index < len(attached):
         raise IndexError(index)
     return _attachment(index, attached[index]), attached[index].content
@@ -141,15 +186,19 @@ def attachment(raw: bytes, index: int) -> tuple[Attachment, bytes]:
 
 def parts_fast(raw: bytes, head: header.Head) -> list[Part] | None:
     """The leaves of the message in their order, by the Rust parser; None where it must not decide."""
-    if rust is None or not head.complete or not _within_caps(raw):
+    found = _tree_fast(raw, head)
+    return None if found is None else found[0]
+
+
+def _tree_fast(raw: bytes, head: header.Head) -> tuple[list[Part], list[str]] | None:
+    """The leaves, and what was repaired."""
+    if rust is None or not head.complete or head.malformed > 1 or not _within_caps(raw):
         return None
     try:
         root = rust.parse_email_tree(raw)
-    except rust.ParseError:
+        return _leaves(root, raw, head)
+    except (rust.ParseError, _Lost):
         return None
-    if "boundary*" in (head.first("content-type") or "").lower():  # RFC 2231 form: parsers do not agree on it
-        return None
-    return _leaves(root, has_body=bool(raw[head.size : head.size + _SMALL].strip()))
 
 
 def _within_caps(raw: bytes) -> bool:
@@ -185,29 +234,68 @@ def _embedded(raw: bytes) -> int:
     return sum(part.encoded_size for part in found if part.mimetype.lower().startswith("message/"))
 
 
-def _leaves(root: Any, *, has_body: bool) -> list[Part] | None:
-    """Flatten the tree; attached messages stay whole. None: too deep, too many, or content was lost on the way."""
+def _leaves(root: Any, raw: bytes, head: header.Head) -> tuple[list[Part], list[str]]:
+    """Flatten the tree; attached messages stay whole. _Lost: too deep, too many, or content was lost on the way."""
     parts: list[Part] = []
-    stack = [(root, 1)]
+    repairs: list[str] = []
+    stack = [(root, _TOP)]
+    multiparts = 0
     while stack:
-        node, depth = stack.pop()
+        node, place = stack.pop()
         content = node.content
         if content is None:
+            label = (head.first("content-type") or "") if node is root else _first(node, "Content-Type")
+            multiparts += 1
+            if place.depth > MAX_DEPTH or multiparts * len(raw) > _MAX_SCANNED:
+                raise _Lost
             children = node.children
-            if not children or depth > MAX_DEPTH or (node is not root and _odd_boundary(node)):
-                return None
-            stack += [(child, depth + 1) for child in reversed(children)]
+            if not _closed(raw, label, len(children)):
+                repairs.append(_UNCLOSED)
+            places = _places(place.below(), node.content_type, label, multiparts, children)
+            stack += list(zip(children, places, strict=True))[::-1]
             continue
-        if (has_body and not content) if node is root else _lost_body(node):
-            return None
-        parts.append(_part(node, content))
+        if _is_empty(raw, head, content) if node is root else _lost_body(node):
+            raise _Lost
+        parts.append(_part(node, content, place))
         if len(parts) > MAX_PARTS:
-            return None
-    return parts
+            raise _Lost
+    return parts, repairs
 
 
-def _odd_boundary(node: Any) -> bool:
-    return any("boundary*" in value.lower() for value in _values(node, "content-type"))
+def _is_empty(raw: bytes, head: header.Head, content: bytes) -> bool:
+    """Nothing was found in a message that is not empty."""
+    return not content and bool(raw[head.size : head.size + _SMALL].strip())
+
+
+def _closed(raw: bytes, label: str, count: int) -> bool:
+    """Is there a last boundary behind these `count` parts? _Lost where boundaries and parts do not tally: one is the
+    beginning of another, stands where lines end with CR alone, or is written in a way that parsers read differently."""
+    match = _BOUNDARY.search(label)
+    if match is None or not count:
+        raise _Lost
+    line = b"\n--" + (match[1] or match[2]).encode()
+    found = raw.count(line + b"\r\n")
+    if (found != count and found + raw.count(line + b"\n") != count) or b"\r" + line[1:] in raw:
+        raise _Lost
+    last, closing = raw.rfind(line), raw.find(line + b"--")
+    if closing < 0:
+        return False
+    end = closing + len(line) + 2
+    if closing != last or raw[end : end + 1] not in {b"", b"\r", b"\n"}:
+        raise _Lost
+    return True
+
+
+def _places(place: _Place, kind: str, label: str, number: int, children: Sequence[Any]) -> list[_Place]:
+    """Where the children of a multipart stand; `place` is that of all of them, `number` that of no other multipart."""
+    if kind.lower() == "multipart/alternative":
+        return [_Place(place.depth, (*place.branches, (number, at)), place.aside) for at in range(len(children))]
+    if kind.lower() == "multipart/related":
+        start = header.parameters(label).get("start", "").strip("<> ") if "start" in label.lower() else ""
+        ids = [_first(child, "Content-ID").strip("<> ") for child in children] if start else []
+        root = ids.index(start) if start in ids else 0
+        return [place if at == root else place._replace(aside=True) for at in range(len(children))]
+    return [place] * len(children)
 
 
 def _lost_body(node: Any) -> bool:
@@ -221,102 +309,151 @@ def _lost_body(node: Any) -> bool:
     return not all(_FIELD_NAME.fullmatch(name.strip()) and all(values) for name, values in headers.items())
 
 
-def _values(node: Any, name: str) -> list[str]:
-    return [value for field, values in node.headers.items() if field.lower() == name for value in values]
+def _first(node: Any, name: str) -> str:
+    """The first field of that name, of a part as either parser has it; empty where there is none."""
+    if isinstance(node, email.message.Message):
+        return _wire(node.get(name))
+    return _value(node.headers, name)
 
 
-def _part(node: Any, content: bytes) -> Part:
+def _value(headers: dict[str, list[str]], name: str) -> str:
+    """The same of a dict by names as they were sent."""
+    values = headers.get(name)
+    if values is not None:
+        return values[0]
+    length, lower = len(name), name.lower()
+    for field, values in headers.items():
+        if len(field) == length and field.lower() == lower:
+            return values[0]
+    return ""
+
+
+def _part(node: Any, content: bytes, place: _Place) -> Part:
     headers = node.headers
     kind = node.content_type.lower()
+    label = _value(headers, "Content-Type")
     charset = None
     if kind.startswith("text/"):
-        labels = headers.get("Content-Type") or _values(node, "content-type")
-        match = _CHARSET.search(labels[0]) if labels else None
+        match = _CHARSET.search(label)
         charset = match[1] if match else None
-    filename = node.filename
-    if filename and not filename.isalnum():
-        filename = _quoted_filename(node) or filename
+    if _value(headers, "Content-Transfer-Encoding").strip().lower() not in _ENCODINGS:
+        raise _Lost
     disposition = node.disposition
     return Part(
         content_type=kind if "/" in kind else "text/plain",  # RFC 2045 5.2
         charset=charset,
-        filename=filename or None,
+        filename=_filename(_value(headers, "Content-Disposition") if disposition else "", label),
         content_id=node.content_id or None,
         disposition=disposition.lower() if disposition else None,
         content=content,
         fields=tuple(headers),
+        branches=place.branches,
+        aside=place.aside,
     )
 
 
-def _quoted_filename(node: Any) -> str | None:
-    """A file name in a quoted string: the parser cuts it at semicolons, and leaves its backslashes in."""
-    for field, parameter in (("content-disposition", _FILENAME), ("content-type", _NAME)):
-        for value in _values(node, field)[:1]:
-            if f"{parameter[0]}*" in value.lower():  # RFC 2231, which the parser knows
-                return None
-            if match := parameter[1].search(value):
-                return _PAIR.sub(r"\1", match[1])
-            if parameter[0] + "=" in value.lower():
-                return None
+def _filename(disposition: str, label: str) -> str | None:
+    """The name that a part's Content-Disposition or, failing that, its Content-Type gives it; as sent."""
+    for value, parameter, plain in ((disposition, "filename", _FILENAME), (label, "name", _NAME)):
+        if not value:
+            continue
+        if (match := plain.search(value)) and "*" not in value:
+            return match[1]
+        if parameter in value.lower() and (name := header.parameters(header.as_sent(value)).get(parameter)):
+            return name
     return None
 
 
+class _Message(email.message.Message):
+    """A part for the stdlib's parser, which takes attached messages apart: to it they look like something else, and so
+    stay as they came."""
+
+    def get_content_type(self) -> str:
+        kind = super().get_content_type()
+        return "application/octet-stream" if kind.startswith("message/") else kind
+
+
+_DEFECTS = {
+    email.errors.NoBoundaryInMultipartDefect: "a multipart names no boundary; it was read as text",
+    email.errors.StartBoundaryNotFoundDefect: "a boundary was not found; what it should divide was read as text",
+    email.errors.CloseBoundaryNotFoundDefect: _UNCLOSED,
+    email.errors.MissingHeaderBodySeparatorDefect: "no empty line stands between a header and what follows it",
+    email.errors.FirstHeaderLineIsContinuationDefect: "a header begins with a continuation line",
+    email.errors.MisplacedEnvelopeHeaderDefect: "a From line stands in the middle of a header",
+    email.errors.InvalidBase64PaddingDefect: "base64 lacks its padding",
+    email.errors.InvalidBase64CharactersDefect: "base64 holds characters that it cannot",
+    email.errors.InvalidBase64LengthDefect: "base64 was cut off; its last characters were left out",
+}
+
+
 def parts_slow(raw: bytes) -> tuple[list[Part], list[str]]:
-    message = email.message_from_bytes(raw, policy=email.policy.compat32)
+    """The leaves of any message, and what was repaired. May raise almost anything, and take long."""
+    message = email.message_from_bytes(raw, _class=_Message, policy=email.policy.compat32)
     parts: list[Part] = []
-    warnings: list[str] = []
-    for part in _walk(message):
+    repairs: list[str] = []
+    for part, place in _walk(message):
         if len(parts) == MAX_PARTS:
-            warnings.append(f"only the first {MAX_PARTS} parts were read")
+            repairs.append(f"only the first {MAX_PARTS} parts were read")
             break
         try:
-            parts.append(_part_slow(part))
+            if not _is_multipart(part):
+                parts.append(_part_slow(part, place))
         except Exception as error:  # noqa: BLE001 (the stdlib raises almost anything on hostile mail)
-            warnings.append(f"a part cannot be read: {type(error).__name__}")
-    return parts, warnings
+            repairs.append(f"a part cannot be read: {type(error).__name__}")
+        repairs += [_DEFECTS[type(defect)] for defect in part.defects if type(defect) in _DEFECTS]
+    return parts, repairs or ["its form is unusual; the forgiving reader read it"] * bool(rust)
 
 
-def _walk(message: email.message.Message) -> Iterator[email.message.Message]:
-    """The leaves, depth first, without recursion; attached messages stay whole."""
-    stack = [message]
+def _walk(message: email.message.Message) -> Iterator[tuple[email.message.Message, _Place]]:
+    """Every part, depth first, without recursion; attached messages stay whole."""
+    stack = [(message, _TOP)]
+    multiparts = 0
     while stack:
-        part = stack.pop()
-        children = part.get_payload()
-        if part.get_content_maintype() == "multipart" and isinstance(children, list):
-            stack += [child for child in reversed(children) if isinstance(child, email.message.Message)]
-        else:
-            yield part
+        part, place = stack.pop()
+        yield part, place
+        if _is_multipart(part):
+            multiparts += 1
+            children = [child for child in part.get_payload() if isinstance(child, email.message.Message)]
+            places = _places(place.below(), part.get_content_type(), _first(part, "Content-Type"), multiparts, children)
+            stack += list(zip(children, places, strict=True))[::-1]
 
 
-def _part_slow(part: email.message.Message) -> Part:
-    kind = part.get_content_type()
-    if part.get_content_maintype() == "multipart":  # whose boundary was never found: all of it is text
+def _is_multipart(part: email.message.Message) -> bool:
+    return part.get_content_maintype() == "multipart" and isinstance(part.get_payload(), list)
+
+
+def _part_slow(part: email.message.Message, place: _Place) -> Part:
+    kind = email.message.Message.get_content_type(part)
+    if kind.startswith("multipart/"):  # whose boundary was never found: all of it is text
         kind = "text/plain"
-    payload = part.get_payload()
-    if isinstance(payload, list):  # message/rfc822 and message/delivery-status
-        content = b"\n".join(_flat(inner) for inner in payload if isinstance(inner, email.message.Message))
-    else:
-        decoded = part.get_payload(decode=True)
-        content = decoded if isinstance(decoded, bytes) else str(payload).encode("utf-8", "surrogateescape")
-    label = _CHARSET.search(str(part.get("Content-Type", "")))
-    content_id = header.decode(_wire(part.get("Content-ID"))).strip().strip("<>")
+    label = _first(part, "Content-Type")
+    charset = _CHARSET.search(label)
     return Part(
         content_type=kind,
-        charset=label[1] if label else None,
-        filename=header.decode(_wire(part.get_filename())) or None,
-        content_id=content_id or None,
-        disposition=part.get_content_disposition(),
-        content=content,
+        charset=charset[1] if charset else None,
+        filename=_filename(_first(part, "Content-Disposition"), label),
+        content_id=header.decode(_first(part, "Content-ID")).strip().strip("<>") or None,
+        disposition=_disposition(part),
+        content=_content_slow(part),
         fields=tuple(part.keys()),
+        branches=place.branches,
+        aside=place.aside,
     )
 
 
-def _flat(message: email.message.Message) -> bytes:
-    """An attached message as octets, as near to what came as the stdlib keeps it."""
-    try:
-        return message.as_bytes(unixfrom=False)
-    except Exception:  # noqa: BLE001 (its generator fails on what its parser took)
-        return str(message.get_payload()).encode("utf-8", "surrogateescape")
+def _disposition(part: email.message.Message) -> str | None:
+    return _first(part, "Content-Disposition").partition(";")[0].strip().lower() or None
+
+
+def _content_slow(part: email.message.Message) -> bytes:
+    """The octets, transfer encoding undone as far as it can be."""
+    payload = part.get_payload()
+    decoded = part.get_payload(decode=True)
+    if not isinstance(decoded, bytes):
+        return str(payload).encode("utf-8", "surrogateescape")
+    if any(isinstance(defect, email.errors.InvalidBase64LengthDefect) for defect in part.defects):
+        return words.unbase64(decoded)
+    return decoded
 
 
 def _wire(value: object) -> str:
@@ -332,14 +469,37 @@ def _placed(parts: list[Part]) -> list[Part]:
     return parts
 
 
-def _assemble(head: header.Head, parts: list[Part], status: Status, warnings: list[str]) -> Parsed:
-    parts = _placed(parts)
+def _chosen(parts: list[Part]) -> tuple[list[Part], list[Part]]:
+    """The bodies, and what is none. Of the branches of a multipart/alternative the first that has text gives the text,
+    the first that has HTML the HTML (RFC 2046 5.1.4); what others hold is not lost, but attached."""
+    bodies: list[Part] = []
+    attached: list[Part] = []
+    branches: dict[tuple[str, int], int] = {}
+    for part in parts:
+        (bodies if part.is_body and _is_chosen(part, branches) else attached).append(part)
+    return bodies, attached
+
+
+def _is_chosen(part: Part, branches: dict[tuple[str, int], int]) -> bool:
+    """Does the part stand in the branches that were taken, or in the first of their kind, which are taken so?"""
+    for multipart, branch in part.branches:
+        if branches.setdefault((part.content_type, multipart), branch) != branch:
+            return False
+    return True
+
+
+def _assemble(head: header.Head, parts: list[Part], repairs: list[str], status: Status) -> Parsed:
+    bodies, attached = _chosen(_placed(parts))
     if head.malformed:
-        warnings.append(f"{head.malformed} lines of the header are no header fields")
+        lines = "1 line of the header is" if head.malformed == 1 else f"{head.malformed} lines of the header are"
+        repairs.append(f"{lines} no header field")
     if not head.complete:
-        warnings.append("the header is too long and was cut")
+        repairs.append("the header is too long and was cut")
+    text, html = _body(bodies, "text/plain", repairs), _body(bodies, "text/html", repairs)
+    if repairs and status == "ok":
+        status = "repaired"
     found = _Fields(head.fields)
-    attached = [part for part in parts if not part.is_body]
+    attachments = tuple([_attachment(index, part) for index, part in enumerate(attached)])
     decoded = [
         (name, value if value.isprintable() and "=?" not in value else header.decode(value))
         for name, value in head.fields
@@ -355,11 +515,11 @@ def _assemble(head: header.Head, parts: list[Part], status: Status, warnings: li
         references=header.ids(found.first("references")),
         date=header.date(found.first("date")) if found.first("date") else None,
         headers=tuple(decoded),
-        text=_body(parts, "text/plain", warnings),
-        html=_body(parts, "text/html", warnings),
-        attachments=tuple(_attachment(index, part) for index, part in enumerate(attached)),
+        text=text,
+        html=html,
+        attachments=attachments,
         status=status,
-        warnings=tuple(warnings),
+        warnings=tuple(dict.fromkeys([*repairs, *_remarks(attachments)]))[:MAX_WARNINGS] if repairs or attached else (),
     )
 
 
@@ -394,24 +554,34 @@ def _message_id(value: str) -> str | None:
     return found[0] if found else header.decode(value) or None
 
 
-def _body(parts: list[Part], kind: str, warnings: list[str]) -> str | None:
+def _remarks(attachments: tuple[Attachment, ...]) -> list[str]:
+    """What a reader of the message should know, though nothing had to be repaired."""
+    return [
+        "an attachment is in Outlook's own format, TNEF (winmail.dat): what it holds is not unpacked"
+        for found in attachments
+        if found.content_type in _TNEF or (found.filename or "").lower() == _TNEF_NAME
+    ]
+
+
+def _body(bodies: list[Part], kind: str, repairs: list[str]) -> str | None:
     texts: list[str] = []
-    for part in parts:
-        if part.content_type == kind and part.is_body:
+    for part in bodies:
+        if part.content_type == kind:
             text, odd = charsets.decode(part.content, part.charset)
             if odd:
-                warnings.append(f"a {kind} body is not valid {header.decode(part.charset or 'UTF-8')}")
-            texts.append(text.replace("\r\n", "\n"))
+                repairs.append(f"the {kind} body {header.decode(odd)}")
+            texts.append(text.replace("\r\n", "\n").replace("\r", "\n"))
     return "\n".join(texts) if texts else None
 
 
 def _attachment(index: int, part: Part) -> Attachment:
+    filename = header.filename(part.filename) if part.filename else None
     return Attachment(
         index=index,
-        filename=header.decode(part.filename)[:_MAX_FILENAME] if part.filename else None,
-        content_type=header.decode(part.content_type)[:_MAX_FILENAME],
+        filename=_TNEF_NAME if filename is None and part.content_type in _TNEF else filename,
+        content_type=header.decode(part.content_type)[:_MAX_SHOWN],
         size=len(part.content),
         content_id=header.decode(part.content_id) if part.content_id else None,
-        disposition=header.decode(part.disposition or ("inline" if part.content_id else "attachment")),
+        disposition=header.decode(part.disposition or ("inline" if part.content_id else "attachment"))[:_MAX_SHOWN],
         sha256=hashlib.sha256(part.content).hexdigest(),
     )

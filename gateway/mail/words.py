@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import binascii
+import itertools
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from gateway.mail import charsets
 
 MAX_WORDS = 1000  # decoded per value; what stands behind them stays as it came
 
-# Each '?' ends a group, so that a failed attempt looks at four of them at most: linear. RFC 2231 5 adds "*language".
-_WORD = re.compile(r"=\?([^?*\s]{1,64})(?:\*[^?\s]{0,64})?\?([bBqQ])\?([^?]*)\?=")
+# How a word begins. Every repetition is bounded: linear. RFC 2231 5 adds "*language".
+_HEAD = re.compile(r"=\?([^?*\s]{1,64})(?:\*[^?\s]{0,64})?\?([bBqQ])\?")
+_WORD = re.compile(_HEAD.pattern + r"([^?]*)\?=")  # each '?' ends a group, so that this is linear, too
+_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _HALF_WORD = re.compile(r"=\?[^?]*\?[bBqQ]\?")
 _GAP = re.compile(r"[ \t\r\n]*")
 _Q_ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})")
@@ -30,28 +34,64 @@ def decode(value: str) -> str:
     """Decode every encoded word in an unfolded header value; leave alone what is none. Never raises.
 
     White space between two words is dropped (RFC 2047 6.2), and neighbours of one charset are decoded together,
-    because senders cut characters in two.
+    because senders cut characters in two. Words may hold spaces and question marks, which they should not.
     """
     if "=?" not in value:
         return value
     out: list[str] = []
     pending: list[bytes] = []
     charset, position = "", 0
-    for count, word in enumerate(_WORD.finditer(value)):
-        if count == MAX_WORDS:
-            break
-        between = value[position : word.start()]
+    for count, (start, end, charset_of, encoding, payload) in enumerate(_words(value)[:MAX_WORDS]):
+        between = value[position:start]
         gap = bool(count) and _GAP.fullmatch(between) is not None
-        if not gap or word[1].lower() != charset:
+        if not gap or charset_of.lower() != charset:
             out.append(_joined(pending, charset))
             pending = []
-            charset = word[1].lower()
+            charset = charset_of.lower()
         if not gap:
             out.append(between)
-        pending.append(_octets(word[2], word[3]))
-        position = word.end()
+        pending.append(_octets(encoding, payload))
+        position = end
     out += (_joined(pending, charset), value[position:])
     return "".join(out)
+
+
+def _words(value: str) -> list[tuple[int, int, str, str, str]]:
+    """The encoded words in their order: where each begins and ends, its charset, encoding and payload."""
+    found = [(word.start(), word.end(), word[1], word[2], word[3]) for word in _WORD.finditer(value)]
+    return found if value.count("?") == len(found) * 4 else list(_odd_words(value))
+
+
+def _odd_words(value: str) -> Iterator[tuple[int, int, str, str, str]]:
+    """The same where question marks stand in words. A beginning without an end before the next beginning is none."""
+    end = close = 0
+    heads = _HEAD.finditer(value)
+    for head, following in itertools.pairwise(itertools.chain(heads, [None])):
+        if head is None or head.start() < end:
+            continue
+        if close < head.end():
+            close = value.find("?=", head.end())
+        if close < 0:
+            return
+        payload = value[head.end() : close]
+        if (following and following.start() < close) or ("?" in payload and head[2] in "bB"):
+            continue
+        end = close + 2
+        yield head.start(), end, head[1], head[2], payload
+
+
+def unbase64(data: bytes) -> bytes:
+    """Octets out of base64 as it comes: without padding, with strange characters, cut off anywhere. Never raises."""
+    if b"=" in data.rstrip(b"= \t\r\n"):  # several texts, each with its padding
+        return b"".join(map(_one_base64, data.split(b"=")))
+    return _one_base64(data)
+
+
+def _one_base64(data: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(data + b"==")
+    except binascii.Error:  # one character too many: what it belonged to is lost
+        return binascii.a2b_base64(_NO_BASE64.sub(b"", data)[:-1] + b"==")
 
 
 def looks_encoded(text: str) -> bool:
@@ -79,10 +119,7 @@ def _octets(encoding: str, payload: str) -> bytes:
     data = payload.encode("utf-8", "replace")
     if encoding in "qQ":
         return _Q_ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), data.replace(b"_", b" "))
-    try:
-        return binascii.a2b_base64(data + b"=" * (-len(data) % 4))
-    except binascii.Error:
-        return data
+    return unbase64(data)
 
 
 def _cut_q(text: str, length: int, quoted: str, first: int) -> list[str]:

@@ -29,7 +29,7 @@ def test_the_block_ends_at_the_first_empty_line_whatever_its_line_ends() -> None
 def test_lines_that_are_no_fields_are_left_out_and_counted() -> None:
     head = header.scan(b"From x@y Mon Jan 1\r\nSubject : a\r\nno field\r\n: no name\r\nTo: b\r\n\r\n")
     assert head.fields == (("Subject", "a"), ("To", "b"))
-    assert head.malformed == 3
+    assert head.malformed == 2  # a mbox's From line is no mistake of the sender's
 
 
 def test_eight_bit_fields_are_utf_8_or_else_windows_1252() -> None:
@@ -57,6 +57,15 @@ def test_a_block_over_the_limit_is_cut_and_says_so() -> None:
         ("=?utf-8?q?a=00b?=", "a\ufffdb"),
         ("=?utf-7?q?+2AA-?=", "\ufffd"),  # a lone surrogate
         ("=?utf-8?b?!!!?=", ""),
+        ("=?utf-8?q?who are you??=", "who are you?"),  # spaces and question marks that should be encoded
+        ("=?utf-8?q?what??= =?utf-8?q?_now?=", "what? now"),
+        ("=?utf-8?b?5pel5g?= =?UTF-8?B?nKw?=", "日本"),  # no padding, and a character cut in two
+        ("=?utf-8?b?5pelZ?=", "日"),  # cut off within a quantum
+        ("=?utf-8?b?YQ==Yg==?=", "ab"),
+        ("=?utf-8?q?cut off =?utf-8?q?b?=", "=?utf-8?q?cut off b"),
+        ('"=?utf-8?q?=22quoted=22?="', '""quoted""'),
+        ("=?gb2312?B?6UY=?=", "镕"),
+        ("=?utf-8?q?=3D=3Futf-8=3Fq=3Fa=3F=3D?=", "=?utf-8?q?a?="),  # decoded once
         ("=?utf-8?x?a?=", "=?utf-8?x?a?="),
         ("a =? b ?=", "a =? b ?="),
     ],
@@ -148,7 +157,33 @@ def test_the_standard_library_reads_the_same_fields(fields: list[tuple[str, str]
     "label", ["punycode", "idna", "unicode_escape", "rot13", "base64", "undefined", "no-such", "x" * 5000]
 )
 def test_a_strangers_label_never_reaches_the_codec_registry(label: str) -> None:
-    assert charsets.decode(b"caf\xc3\xa9", label) == ("café", True)
+    text, odd = charsets.decode(b"caf\xc3\xa9", label)
+    assert text == "café"
+    assert odd == f"has a charset that is not known ({label[:64]}); it was read as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("label", "octets", "text", "odd"),
+    [
+        (None, b"plain", "plain", None),
+        ("no-such", b"plain", "plain", None),
+        ("us-ascii", "é".encode(), "é", "is labelled us-ascii but holds 8-bit characters; it was read as UTF-8"),
+        ("ASCII", b"\xe9", "é", "is labelled ascii but holds 8-bit characters; it was read as windows-1252"),
+        ("iso-8859-1", "é".encode(), "é", "is labelled iso-8859-1 but is UTF-8"),
+        ("ISO-8859-1", b"\x93\xe9\x94", "“é”", None),
+        ("iso8859_1", b"\xe9", "é", None),
+        ("UTF_8", "é".encode(), "é", None),
+        ("iso8859_2", b"\xb1", "ą", None),
+        ("gb2312", "镕".encode("gbk"), "镕", None),
+        ("gbk", "㐀".encode("gb18030"), "㐀", None),
+        ("utf-8", b"a\xff", "a\ufffd", "is not valid utf-8; what is not is shown as \ufffd"),
+        (None, b"\xe9", "é", "has no charset and is not UTF-8; it was read as windows-1252"),
+    ],
+)
+def test_a_wrong_label_is_told_and_the_octets_are_read_as_what_they_are(
+    label: str | None, octets: bytes, text: str, odd: str | None
+) -> None:
+    assert charsets.decode(octets, label) == (text, odd)
 
 
 @given(
@@ -159,3 +194,64 @@ def test_any_octets_become_storable_text(octets: bytes, label: str) -> None:
     text, _ = charsets.decode(octets, label)
     assert "\x00" not in text
     text.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("text/plain", {}),
+        ('text/plain; Charset="utf-8"; format=flowed', {"charset": "utf-8", "format": "flowed"}),
+        (r'a; filename="a\"b\\c.txt"; x=y', {"filename": r'a"b\c.txt', "x": "y"}),
+        (r'a; filename="C:\docs\a.txt"', {"filename": r"C:\docs\a.txt"}),
+        ("a; filename=two words.txt; size=3", {"filename": "two words.txt", "size": "3"}),
+        ('a; filename="a"b".pdf"; size=3', {"filename": 'a"b".pdf', "size": "3"}),
+        ('a; filename="no end; x=y', {"filename": "no end; x=y"}),
+        ("a; name*=iso-8859-1'en'%E9%2", {"name": "é%2"}),
+        ("a; name*0*=gb2312''%D6%D0; name*1*=%CE%C4; name*2=\".txt\"", {"name": "中文.txt"}),
+        ("a; name*1=b; name*0=a; name*2*=%20c", {"name": "ab c"}),
+        ("a; name=plain; name*=utf-8''better", {"name": "better"}),
+        ("a; name*=%41", {"name": "A"}),
+        ("a; name*=no-such''%C3%A9", {"name": "é"}),
+        ("a; name=first; name=second", {"name": "first"}),
+    ],
+)
+def test_parameters_are_joined_and_decoded(value: str, found: dict[str, str]) -> None:
+    assert header.parameters(value) == found
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("a b.txt", "a b.txt"),
+        ("../../etc/passwd", "passwd"),
+        ("/etc/passwd", "passwd"),
+        (r"C:\Users\me\a.doc", "a.doc"),
+        (r"\\server\share\a.doc", "a.doc"),
+        (r"..\a.doc", "a.doc"),
+        ("Offer 1/2.pdf", "Offer 1_2.pdf"),
+        ("photo\u202egpj.exe", "photogpj.exe"),
+        ("\u2066a\u2069\u200f.txt", "a.txt"),
+        ("a\r\nb\x1b.txt", "a  b .txt"),
+        ("a\x00b", "a\ufffdb"),
+        ("=?utf-8?q?=2E=2E/x?=", "x"),
+        ("x" * 300 + ".pdf", "x" * 251 + ".pdf"),
+        ("x" * 300, "x" * 255),
+        ("日本.txt", "日本.txt"),
+        ("..", None),
+        ("../", None),
+        (" ", None),
+    ],
+)
+def test_a_file_name_misleads_nobody(sent: str, shown: str | None) -> None:
+    assert header.filename(sent) == shown
+
+
+@given(st.text(max_size=300))
+def test_any_file_name_becomes_one_short_storable_line_without_a_path(sent: str) -> None:
+    shown = header.filename(sent)
+    assert shown is None or (
+        0 < len(shown) <= 255
+        and not {"/", "\\", "\n", "\x00", "\u202e"} & set(shown)
+        and shown not in {".", ".."}
+        and charsets.clean(shown) == shown
+    )
