@@ -167,7 +167,8 @@ create index held_messages_by_content on held_messages (account_id, content_id);
 
 create table judgements (                             -- how far an account's messages have their senders judged
   account_id uuid primary key,
-  judged_seq bigint not null                          -- messages.seq; no row = none yet
+  judged_seq bigint not null,                         -- messages.seq; no row = none yet
+  due_at timestamptz not null default to_timestamp(0) -- end of the claim of the worker that judges them; past = nobody does
 );
 
 create table rehearsals (                             -- failures that a mailbox's owner has asked for, in their order

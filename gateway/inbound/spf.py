@@ -25,6 +25,7 @@ class Outcome:
     domain: str = ""  # whose record it was about; empty = there was nobody to ask
     identity: str = "mailfrom"  # mailfrom, or helo where the reverse path is empty
     reason: str = ""  # for people; empty = nothing to say
+    unknown_client: bool = False  # there was no address to ask about
 
 
 class _Permanent(Exception):
@@ -39,7 +40,9 @@ async def check(resolver: Resolver, *, remote_ip: str, mail_from: str, helo: str
     try:
         ip = _plain(remote_ip)
     except ValueError:
-        return Outcome(result="none", identity=identity, reason="the client's address is not known")
+        return Outcome(
+            result="none", identity=identity, reason="the client's address is not known", unknown_client=True
+        )
     if not spf.is_domain(domain):
         return Outcome(result="none", identity=identity, reason="no domain to ask")
     question = spf.Question(ip=ip, local_part=local_part or "postmaster", sender_domain=domain, helo=helo)

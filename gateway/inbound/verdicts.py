@@ -9,10 +9,10 @@ Nothing that arrived as an Authentication-Results field is ever believed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import structlog
 
@@ -28,8 +28,6 @@ MAX_SIGNATURES: Final = 5  # judged; those that speak for the author's domain fi
 MAX_LOOKED_AT: Final = 50  # signatures that are read at all
 LATE: Final = "the DNS did not answer in time"
 _RANKS: Final = ("pass", "temperror", "fail", "permerror")  # which of several signatures speaks for the message
-
-Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -357,6 +355,8 @@ def _claim(
     by = tuple(name for name, found in results.items() if "pass" in found)
     if by:
         result, reason = "pass", ""
+    elif sender.unknown_client:  # mail handed in by HTTP: SPF, which might prove it, cannot be asked
+        result, reason = "none", "no signature proves it, and the client's address is not known"
     elif "temperror" in results["spf"] | results["dkim"]:
         result, reason = "temperror", "a proof for this domain could not be looked up"
     else:
@@ -381,6 +381,11 @@ def _outcome(task: asyncio.Task[Any], late: Any) -> Any:
     return task.result()
 
 
-def nothing(auth: Mapping[str, Any]) -> bool:
-    """Whether a stored verdict says nothing."""
-    return not auth.get("spf")
+def unknown(reason: str) -> Verdict:
+    """The verdict where nobody could say anything."""
+    return Verdict(
+        spf=spf.Outcome(result="temperror", reason=reason),
+        signatures=(Signed(result="temperror", reason=reason),),
+        chain=Chained(result="none"),
+        dmarc=Claimed(result="temperror", reason=reason),
+    )

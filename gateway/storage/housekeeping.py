@@ -19,7 +19,7 @@ from uuid import UUID
 import prometheus_client
 import structlog
 
-from gateway.storage import accounts, db, events, idempotency, mailboxes, messages
+from gateway.storage import accounts, db, events, idempotency, judgements, mailboxes, messages
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +66,7 @@ async def reclaim(database: db.Database, retention: float) -> int:
         for mailbox in gone:
             await _empty(database, mailbox.account_id, mailbox.id)
             async with database.transaction() as connection:
+                await judgements.forget_mailbox(connection, mailbox.account_id, mailbox.id)
                 await mailboxes.remove(connection, mailbox)
         removed += len(gone)
         SWEPT.labels("reclaimed").inc(len(gone))

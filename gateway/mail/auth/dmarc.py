@@ -101,6 +101,11 @@ def organization(domain: str) -> str:
     return _suffixes().privatesuffix(domain.lower()) or domain.lower()
 
 
+def is_public(domain: str) -> bool:
+    """Whether strangers register their domains below this one (lower-case A-labels): com, co.uk, github.io."""
+    return bool(_suffixes().is_public(domain))
+
+
 def aligned(domain: str, author: str, *, strict: bool) -> bool:
     """Whether a proof for `domain` is one for `author` (RFC 7489 3.1)."""
     domain, author = domain.lower().rstrip("."), author.lower()
