@@ -7,6 +7,8 @@ import time
 
 from gateway.mail import parse
 
+LIES = {b"lie": "this is not a Parsed", b"flood": "x" * 50_000_000}  # the flood is more than any mail can become
+
 
 def obedient(raw: bytes) -> object:
     """Does what the mail says."""
@@ -23,8 +25,8 @@ def obedient(raw: bytes) -> object:
         raise RecursionError
     elif order == b"eat":
         bytearray(2 << 30)
-    elif order == b"lie":
-        return "this is not a Parsed"
+    elif order in LIES:
+        return LIES[order]
     elif order == b"print":
         os.write(1, b"stray output")
     elif order == b"environment":
@@ -32,3 +34,10 @@ def obedient(raw: bytes) -> object:
     elif order == b"process":
         return parse.parse_slow(b"Subject: %d\r\n\r\n" % os.getpid())
     return parse.parse_slow(raw)
+
+
+def cutting(raw: bytes, index: int) -> object:
+    """The same for attachments."""
+    if raw.startswith(b"Subject: odd"):
+        return parse.attachment_slow(raw, index)
+    return obedient(raw)

@@ -19,6 +19,7 @@ from gateway.mail import parse
 pytestmark = pytest.mark.anyio
 
 OBEDIENT = "tests.inbound.parsers:obedient"
+CUTTING = "tests.inbound.parsers:cutting"
 MAIL = b"From: a@b.example\r\nSubject: =?utf-8?q?gr=C3=BC=C3=9Fe?=\r\n\r\ntext\r\n"
 
 
@@ -31,7 +32,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 @pytest.fixture
 async def pool() -> AsyncIterator[parsing.ParsingPool]:
-    opened = parsing.ParsingPool(OBEDIENT, workers=1, seconds=20)
+    opened = parsing.ParsingPool(OBEDIENT, CUTTING, workers=1, seconds=20)
     yield opened
     await opened.close()
 
@@ -95,7 +96,7 @@ async def test_a_parse_that_takes_too_long_is_killed_and_the_next_mail_parsed() 
         await pool.close()
 
 
-@pytest.mark.parametrize("order", [b"exit", b"lie", b"raise"])
+@pytest.mark.parametrize("order", [b"exit", b"lie", b"raise", b"flood"])
 async def test_a_parser_that_fails_gives_nothing_and_the_next_mail_is_parsed(
     pool: parsing.ParsingPool, order: bytes
 ) -> None:
@@ -154,6 +155,69 @@ async def test_a_child_outlives_what_is_meant_for_its_parent(pool: parsing.Parsi
     os.kill(child, signal.SIGINT)
     os.kill(child, signal.SIGTERM)
     assert await process_of(pool) == child
+
+
+# Attachments
+
+PARTS = (
+    b"--x\r\nContent-Type: text/plain\r\n\r\nhello\r\n--x\r\n"
+    b'Content-Type: image/png; name="a.png"\r\nContent-Transfer-Encoding: base64\r\n\r\naGVsbG8=\r\n--x--\r\n'
+)
+USUAL = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n" + PARTS
+ODD = b"Subject: odd\r\nContent-Type: multipart/mixed; boundary*=utf-8''x\r\n\r\n" + PARTS
+
+
+async def test_an_attachment_of_usual_mail_is_cut_out_without_a_child(pool: parsing.ParsingPool) -> None:
+    before = set(psutil.Process().children())
+    assert await pool.attachment(USUAL, 0) == parse.attachment(USUAL, 0)
+    assert set(psutil.Process().children()) == before
+
+
+async def test_an_attachment_of_odd_mail_is_cut_out_by_a_child(pool: parsing.ParsingPool) -> None:
+    assert parse.attachment_fast(ODD, 0) is None
+    cut = await pool.attachment(ODD, 0)
+    assert cut is not None
+    assert cut == parse.attachment_slow(ODD, 0)
+    assert cut[1] == b"hello"
+    assert cut[0] == (await pool.read(ODD)).attachments[0]
+
+
+@pytest.mark.parametrize("raw", [USUAL, ODD], ids=["usual", "odd"])
+@pytest.mark.parametrize("index", [1, -1, 2**31, 2**70])
+async def test_an_attachment_that_is_not_there_is_missing(pool: parsing.ParsingPool, raw: bytes, index: int) -> None:
+    with pytest.raises(IndexError):
+        await pool.attachment(raw, index)
+    assert await pool.attachment(ODD, 0) is not None  # and the child answers on
+
+
+async def test_cutting_that_takes_too_long_is_killed_and_the_next_mail_served() -> None:
+    """In a thread, as before there were children for it, this cutting would go on for its hour, whoever had left."""
+    pool = parsing.ParsingPool(OBEDIENT, CUTTING, workers=1, seconds=0.5)
+    try:
+        hung = await process_of(pool)
+        assert await pool.attachment(NO_TREE + b"x", 0) is None
+        assert not psutil.pid_exists(hung)
+        assert await pool.attachment(ODD, 0) is not None
+    finally:
+        await pool.close()
+
+
+NO_TREE = b"hang on\r\nthis is\r\nno header\r\n\r\n"  # an order, and nothing that the fast reader takes
+
+
+@pytest.mark.parametrize("order", [b"exit", b"lie", b"raise", b"flood"])
+async def test_cutting_that_fails_gives_nothing(pool: parsing.ParsingPool, order: bytes) -> None:
+    assert await pool.attachment(order + NO_TREE.removeprefix(b"hang"), 0) is None
+    assert await pool.attachment(ODD, 0) is not None
+
+
+async def test_an_attachment_that_finds_no_free_child_does_not_wait(pool: parsing.ParsingPool, began: Path) -> None:
+    busy = asyncio.create_task(pool.parse(b"touch " + bytes(began)))
+    await child_from(began)
+    assert await pool.attachment(ODD, 0) is None
+    assert await pool.attachment(USUAL, 0) is not None
+    await pool.close()
+    assert await busy is None
 
 
 PARENT = """
