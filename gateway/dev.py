@@ -44,6 +44,7 @@ DEFAULTS: Mapping[str, str] = {
     "ALLOW_PERMANENT_MAILBOXES": "1",
     "WEBHOOK_ALLOW_PRIVATE": "1",
     "OUTBOUND": "capture://",
+    "SENDER_AUTH": "0",  # nobody here has a record in the DNS; with DNS_SERVERS set it is on
 }
 DEATHS = 5  # of one program …
 DEATHS_SECONDS = 30.0  # … within this time end everything
@@ -86,7 +87,7 @@ class Listener:
     name: str  # of sockets.NAMES
     port: str  # the setting that holds its port …
     host: str  # … and its address
-    option: str  # of the command line, that chooses another port
+    option: str  # of the command line, or the variable, that chooses another port
     purpose: str
 
 
@@ -99,6 +100,20 @@ LISTENERS = (
         host="SMTP_HOST",
         option="--submission-port",
         purpose="the submission listener",
+    ),
+    Listener(
+        name="smtps",
+        port="SMTPS_PORT",
+        host="SMTP_HOST",
+        option="SMTPS_PORT",
+        purpose="the SMTP listener over TLS",
+    ),
+    Listener(
+        name="submissions",
+        port="SUBMISSIONS_PORT",
+        host="SMTP_HOST",
+        option="SUBMISSIONS_PORT",
+        purpose="the submission listener over TLS",
     ),
 )
 
@@ -190,7 +205,8 @@ class Supervisor:
     def _complete(self, listeners: Mapping[str, socket.socket]) -> None:
         """Add to the environment what is only known here."""
         for listener in LISTENERS:
-            self._environment[listener.port] = str(sockets.port_of(listeners[listener.name]))
+            if listener.name in listeners:
+                self._environment[listener.port] = str(sockets.port_of(listeners[listener.name]))
         if "SECRET_KEY" not in self._environment:
             self._environment["SECRET_KEY"] = _secret_key(self._folder)
         self._environment["POSTROOM_PARENT"] = str(os.getpid())
@@ -465,7 +481,9 @@ def _layered(options: Options, environment: Mapping[str, str]) -> dict[str, str]
         "OUTBOUND": " ".join(options.outbound) or None,
     }
     chosen = {name: str(value) for name, value in given.items() if value is not None}
-    return {**DEFAULTS, **{name: value for name, value in environment.items() if value}, **chosen, "POSTROOM_DEV": "1"}
+    theirs = {name: value for name, value in environment.items() if value}
+    defaults = {**DEFAULTS, "SENDER_AUTH": "1"} if "DNS_SERVERS" in theirs else DEFAULTS
+    return {**defaults, **theirs, **chosen, "POSTROOM_DEV": "1"}
 
 
 def settings_of(environment: Mapping[str, str]) -> settings.Settings:
@@ -481,12 +499,15 @@ def _bound(environment: Mapping[str, str]) -> Iterator[dict[str, socket.socket]]
         listeners: dict[str, socket.socket] = {}
         refusals: list[str] = []
         for listener in LISTENERS:
+            if listener.port not in environment:  # those over TLS
+                continue
+            hosts, port = environment[listener.host].replace(",", " ").split(), int(environment[listener.port])
             try:
-                bound = sockets.bind(environment[listener.host], int(environment[listener.port]), listener.purpose)
+                bound = sockets.bind_all(hosts, port, listener.name, listener.purpose)
             except ConfigurationError as refusal:
                 refusals.append(f"{refusal} (choose another with {listener.option})")
             else:
-                listeners[listener.name] = opened.enter_context(bound)
+                listeners |= {name: opened.enter_context(each) for name, each in bound.items()}
         if refusals:
             raise ConfigurationError("; ".join(refusals))
         yield listeners

@@ -6,10 +6,11 @@ A Settings object is made once per process and handed to what needs it.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.errors import ConfigurationError
@@ -44,15 +45,29 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="Address of the HTTP listener")  # noqa: S104 - a server's default
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP listener")
     web_concurrency: int = Field(1, ge=1, le=64, description="Web processes; per-process caps are divided by it")
-    smtp_host: str = Field("0.0.0.0", description="Address of the SMTP listeners")  # noqa: S104 - a server's default
+    smtp_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - a server's default
+        description="Addresses of the SMTP listeners, separated by commas; :: takes IPv4, too",
+    )
     smtp_port: int | None = Field(None, ge=0, le=65535, description="Port of the inbound SMTP listener; unset = none")
     submission_port: int | None = Field(
         None, ge=0, le=65535, description="Port of the submission listener; unset = none"
     )
+    smtps_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the inbound SMTP listener that is all TLS; unset = none"
+    )
+    submissions_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the submission listener that is all TLS; unset = none"
+    )
+    proxy_trusted: Words = Field(
+        (), description="Addresses or networks of load balancers, whose SMTP connections begin with a PROXY header"
+    )
     smtp_hostname: str = Field(
         "", description="Name said in the SMTP banner and in EHLO; empty = first of MAIL_DOMAINS"
     )
-    tls_cert_file: str = Field("", description="Certificate chain (PEM) for STARTTLS; empty = STARTTLS is not offered")
+    tls_cert_file: str = Field(
+        "", description="Certificate chain (PEM) of SMTP, read again when the file changes; empty = no TLS"
+    )
     tls_key_file: str = Field("", description="Private key (PEM) of TLS_CERT_FILE")
 
     # Mail in
@@ -141,7 +156,13 @@ class Settings(BaseSettings):
     postroom_parent: int = Field(0, ge=0, description="Process id of the parent to die with; 0 = none. Parents set it")
 
     @field_validator(
-        "mail_domains", "outbound", "retry_schedule", "webhook_retry_schedule", "dns_servers", mode="before"
+        "mail_domains",
+        "outbound",
+        "retry_schedule",
+        "webhook_retry_schedule",
+        "proxy_trusted",
+        "dns_servers",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -151,6 +172,20 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(domain.lower().rstrip(".") for domain in value)
+
+    @field_validator("proxy_trusted")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            ipaddress.ip_network(word, strict=False)
+        return value
+
+    @model_validator(mode="after")
+    def _has_certificate(self) -> Settings:
+        for name in ("smtps_port", "submissions_port"):
+            if getattr(self, name) is not None and not self.tls_cert_file:
+                raise ValueError(f"{name.upper()} needs TLS_CERT_FILE")
+        return self
 
     @field_validator("retry_schedule", "webhook_retry_schedule")
     @classmethod
@@ -163,6 +198,15 @@ class Settings(BaseSettings):
     def first_domain(self) -> str:
         """The domain of mailboxes whose creator names none."""
         return next((domain for domain in self.mail_domains if domain != "*"), "localhost")
+
+    @property
+    def smtp_hosts(self) -> tuple[str, ...]:
+        """Every address that the SMTP listeners listen on."""
+        return tuple(self.smtp_host.replace(",", " ").split())
+
+    @property
+    def trusted_proxies(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        return tuple(ipaddress.ip_network(word, strict=False) for word in self.proxy_trusted)
 
     @property
     def captures_every_domain(self) -> bool:

@@ -6,17 +6,38 @@ its children inherit the descriptors (`subprocess`'s `pass_fds`) and read from P
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.errors import ConfigurationError
 
 BACKLOG = 2048  # connections that may wait to be accepted
-NAMES = ("http", "smtp", "submission")  # what a socket may be for
+NAMES = ("http", "smtp", "smtps", "submission", "submissions")  # what a socket may be for
 
 
-def bind(host: str, port: int, purpose: str) -> socket.socket:
+def bind_all(hosts: Sequence[str], port: int, name: str, purpose: str) -> dict[str, socket.socket]:
+    """A socket for each address, all on one port, by name: "smtp", "smtp.2", … ConfigurationError as by `bind`.
+
+    One "::" takes IPv4 connections, too; among several addresses it is IPv6 alone.
+    """
+    bound: dict[str, socket.socket] = {}
+    with contextlib.ExitStack() as opened:
+        for number, host in enumerate(hosts, start=1):
+            listener = bind(host, port, purpose, dual_stack=len(hosts) == 1)
+            bound[name if number == 1 else f"{name}.{number}"] = opened.enter_context(listener)
+            port = port_of(listener)
+        opened.pop_all()
+    return bound
+
+
+def named(listeners: Mapping[str, socket.socket], name: str) -> list[socket.socket]:
+    """Those that are for `name`."""
+    return [listener for full, listener in listeners.items() if full.partition(".")[0] == name]
+
+
+def bind(host: str, port: int, purpose: str, *, dual_stack: bool = True) -> socket.socket:
     """A socket that listens on `host` and `port` (0: any free one) and shares them with nobody.
 
     ConfigurationError names the port and its `purpose` ("the HTTP listener") where that cannot be had.
@@ -28,7 +49,7 @@ def bind(host: str, port: int, purpose: str) -> socket.socket:
         # of a taken port succeeds silently and the kernel splits the mail between the two.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" takes IPv4, too
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)  # "::" takes IPv4, too
         listener.bind(address)
         listener.listen(BACKLOG)  # two sockets may be bound to one port; only one may listen
     except OSError as error:
@@ -59,7 +80,7 @@ def receive(described: str) -> dict[str, socket.socket]:
     listeners: dict[str, socket.socket] = {}
     for word in filter(None, described.split(",")):
         name, _, descriptor = word.partition("=")
-        if name not in NAMES or not descriptor.isdigit():
+        if name.partition(".")[0] not in NAMES or not descriptor.isdigit():
             raise ConfigurationError(f"POSTROOM_SOCKETS: {word!r} is not one of {', '.join(NAMES)} = a descriptor")
         listeners[name] = _adopt(name, int(descriptor))
     return listeners

@@ -11,20 +11,21 @@ import contextlib
 import ipaddress
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import prometheus_client
 import structlog
 
-from gateway.inbound import protocol
+from gateway.inbound import doorway, protocol
 from gateway.settings import Settings
 from gateway.sockets import BACKLOG
 
 log = structlog.get_logger(__name__)
 
-# listener: "inbound", "submission", as named by whoever opened it
+# listener: "inbound", "inbound_tls", "submission", "submission_tls", as named by whoever opened it
 OPEN = prometheus_client.Gauge("postroom_smtp_connections_open", "SMTP connections open now", ["listener"])
-# outcome: "taken", "full" (all of them), "full_address" (the client's own), "draining"
+# outcome: "taken", "full" (all of them), "full_address" (the client's own), "draining", "unnamed" (by a proxy that said
+# nothing of its client)
 ARRIVED = prometheus_client.Counter("postroom_smtp_connections", "SMTP connections made", ["listener", "outcome"])
 
 FULL = "421 4.7.0 Too many connections, try again later"
@@ -41,8 +42,9 @@ async def open(
     sockets: Sequence[socket.socket],
     desk: protocol.Desk,
     settings: Settings,
-    tls_context: ssl.SSLContext | None,
+    tls: Callable[[], ssl.SSLContext] | None,
     *,
+    implicit_tls: bool = False,
     name: str = "inbound",
     session: type[protocol.InboundSMTP] = protocol.InboundSMTP,
     bytes_in_flight: protocol.Budget | None = None,
@@ -50,6 +52,7 @@ async def open(
 ) -> Listener:
     """Starts answering on sockets that are bound already.
 
+    `tls` gives the context of each handshake; with `implicit_tls` that comes first, without it when STARTTLS is said.
     `name` is the metrics' label, `session` the class that speaks; listeners of one process share `bytes_in_flight`.
     """
     service = protocol.Service(
@@ -57,7 +60,9 @@ async def open(
         limits=limits or protocol.Limits.of(settings),
         budget=bytes_in_flight or budget(settings),
         hostname=settings.hostname,
-        tls_context=tls_context,
+        context=tls,
+        implicit_tls=implicit_tls,
+        proxies=settings.trusted_proxies,
         listener=name,
     )
     opened = Listener(service, _share(settings, "smtp_max_connections"), _share(settings, _PER_ADDRESS))
@@ -81,16 +86,24 @@ class Listener:
         self._connections = connections
         self._per_address = connections_per_address
         self._from: collections.Counter[str] = collections.Counter()  # sessions by client network; no zeros
+        self._networks: dict[protocol.InboundSMTP, str] = {}  # of the sessions whose client is known
         self._servers: list[asyncio.Server] = []
         self._changed = asyncio.Event()  # a session or a commit ended
         self._open = OPEN.labels(service.listener)
-        service.arrive, service.depart = self._arrive, self._depart
+        service.arrive, service.identify, service.depart = self._arrive, self._identify, self._depart
 
     async def start(self, sockets: Sequence[socket.socket], session: type[protocol.InboundSMTP]) -> None:
         loop = asyncio.get_running_loop()
         for bound in sockets:
-            server = await loop.create_server(lambda: session(self.service), sock=bound, backlog=BACKLOG)
+            server = await loop.create_server(self._entrance(session), sock=bound, backlog=BACKLOG)
             self._servers.append(server)
+
+    def _entrance(self, session: type[protocol.InboundSMTP]) -> Callable[[], asyncio.BaseProtocol]:
+        """What makes each connection's protocol: a session, where nothing has to come before."""
+        service = self.service
+        if service.implicit_tls or service.proxies:
+            return lambda: doorway.Doorway(session(service), service)
+        return lambda: session(service)
 
     def close(self) -> None:
         """Takes no more connections; those that are there go on."""
@@ -138,28 +151,35 @@ class Listener:
 
     def _arrive(self, session: protocol.InboundSMTP) -> str | None:
         """The reply that turns the connection away, or None where it is counted in."""
-        outcome, reply = self._judge(session)
+        if self.service.draining:
+            return self._outcome("draining", protocol.SHUTTING_DOWN)
+        if len(self.sessions) >= self._connections:
+            return self._outcome("full", FULL)
+        self.sessions.add(session)
+        self._open.inc()
+        return None
+
+    def _identify(self, session: protocol.InboundSMTP) -> str | None:
+        """The same, now that it is known whose connection it is. Those that are turned away depart."""
+        network = _network(session.remote_ip)
+        self._networks[session] = network
+        self._from[network] += 1
+        if self._from[network] > self._per_address:
+            return self._outcome("full_address", FULL_ADDRESS)
+        return self._outcome("taken", None)
+
+    def _outcome(self, outcome: str, reply: str | None) -> str | None:
         ARRIVED.labels(self.service.listener, outcome).inc()
-        if reply is None:
-            self._from[_network(session.remote_ip)] += 1
-            self.sessions.add(session)
-            self._open.inc()
         return reply
 
-    def _judge(self, session: protocol.InboundSMTP) -> tuple[str, str | None]:
-        if self.service.draining:
-            return "draining", protocol.SHUTTING_DOWN
-        if len(self.sessions) >= self._connections:
-            return "full", FULL
-        if self._from[_network(session.remote_ip)] >= self._per_address:
-            return "full_address", FULL_ADDRESS
-        return "taken", None
-
     def _depart(self, session: protocol.InboundSMTP) -> None:
-        network = _network(session.remote_ip)
-        self._from[network] -= 1
-        if not self._from[network]:
-            del self._from[network]
+        network = self._networks.pop(session, None)
+        if network is None:
+            self._outcome("unnamed", None)
+        else:
+            self._from[network] -= 1
+            if not self._from[network]:
+                del self._from[network]
         self.sessions.discard(session)
         self._open.dec()
         self._changed.set()

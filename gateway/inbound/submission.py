@@ -135,6 +135,8 @@ class Submissions:
 class SubmissionSMTP(protocol.InboundSMTP):
     """One session: nothing is taken before AUTH, and nothing is authenticated in the clear (but in dev)."""
 
+    takes_binary = False  # the next hop may not
+
     def __init__(self, service: protocol.Service) -> None:
         super().__init__(service)
         self._desk = cast("Submissions", service.desk)
@@ -157,7 +159,7 @@ class SubmissionSMTP(protocol.InboundSMTP):
     async def smtp_MAIL(self, arg: str | None) -> None:
         self._require_hello()
         if self._key is None:
-            raise Refused(LOG_IN if self._may_log_in or self.tls_context is None else ENCRYPT)
+            raise Refused(LOG_IN if self._may_log_in or not self.offers_tls else ENCRYPT)
         self._caller = await self._still(self._key)
         await super().smtp_MAIL(arg)
 
@@ -211,6 +213,7 @@ class SubmissionSMTP(protocol.InboundSMTP):
         line = await self._next_command()
         if line is None:
             raise PeerGone
+        self._transcript.heard_secret()
         response = line.decode("ascii", "replace").strip()
         if response == "*":
             raise Refused("501 5.0.0 Authentication cancelled")
@@ -233,6 +236,7 @@ class SubmissionSMTP(protocol.InboundSMTP):
         self._key = tokens.hash_token(password)
         AUTHENTICATED.labels("accepted").inc()
         self._say(LOGGED_IN)
+        self._transcript.settle()
 
     def _fail(self, reply: str, outcome: str) -> None:
         """Nothing that the peer said is logged: keys are typed into the wrong field, too."""

@@ -142,8 +142,14 @@ class Port:
     def budget(self) -> protocol.Budget:
         return self.listener.service.budget
 
-    async def connect(self, source: str = "127.0.0.1") -> Peer:
+    async def connect(
+        self, source: str = "127.0.0.1", *, client: ssl.SSLContext | None = None, first: bytes = b""
+    ) -> Peer:
+        """With `client`, encrypted from the start, but for what is sent `first`."""
         reader, writer = await asyncio.open_connection(*self.address, local_addr=(source, 0))
+        writer.write(first)
+        if client is not None:
+            await writer.start_tls(client, server_hostname="127.0.0.1")
         peer = Peer(reader, writer)
         self.peers.append(peer)
         return peer
@@ -160,17 +166,20 @@ async def listening(
     settings: dict[str, Any] | None = None,
     limits: dict[str, Any] | None = None,
     budget: protocol.Budget | None = None,
-    tls_context: ssl.SSLContext | None = None,
+    tls_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
+    implicit_tls: bool = False,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Port]:
     """`settings` and `limits` name what is not as usual."""
     chosen = Settings(**{"mail_domains": "postroom.test", **(settings or {})})
-    bound = sockets.bind("127.0.0.1", 0, "a test")
-    address = bound.getsockname()
+    bound = sockets.bind(host, 0, "a test")
+    address = bound.getsockname()[:2]
     opened = await listener.open(
         [bound],
         desk,
         chosen,
-        tls_context,
+        (lambda: tls_context) if isinstance(tls_context, ssl.SSLContext) else tls_context,
+        implicit_tls=implicit_tls,
         limits=dataclasses.replace(protocol.Limits.of(chosen), **(limits or {})),
         bytes_in_flight=budget,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import ssl
 import tracemalloc
 from pathlib import Path
@@ -71,8 +72,25 @@ DIALOGUES: dict[str, list[tuple[str | bytes, str]]] = {
     "SIZE without a value": [HELLO, ("MAIL FROM:<a@b> SIZE=", "501"), ("MAIL FROM:<a@b> SIZE", "501")],
     "SIZE of less than nothing": [HELLO, ("MAIL FROM:<a@b> SIZE=-1", "501")],
     "BODY": [HELLO, ("MAIL FROM:<a@b> BODY=8BITMIME", "250"), ("RSET", "250"), ("MAIL FROM:<a@b> body=7bit", "250")],
-    "BINARYMIME is not offered": [HELLO, ("MAIL FROM:<a@b> BODY=BINARYMIME", "501 5.5.4")],
+    "a BODY that nobody knows": [HELLO, ("MAIL FROM:<a@b> BODY=9BIT", "501 5.5.4"), ("MAIL FROM:<a@b> BODY", "501")],
+    "BINARYMIME does not go by DATA": [
+        HELLO,
+        ("MAIL FROM:<a@b> BODY=BINARYMIME", "250"),
+        TO,
+        ("DATA", "503 5.5.1"),
+        ("RSET", "250"),
+        FROM,
+        TO,
+        ("DATA", "354"),
+    ],
     "SMTPUTF8": [HELLO, ("MAIL FROM:<ä@b> SMTPUTF8", "250"), ("RCPT TO:<用户@例子.example>", "250")],
+    "an address beyond ASCII wants SMTPUTF8": [
+        HELLO,
+        ("MAIL FROM:<ä@b>", "553 5.6.7"),
+        FROM,
+        ("RCPT TO:<用户@例子.example>", "553 5.6.7"),
+        TO,
+    ],
     "SMTPUTF8 takes no value": [HELLO, ("MAIL FROM:<a@b> SMTPUTF8=1", "501 5.5.4")],
     "unknown parameters of MAIL": [HELLO, ("MAIL FROM:<a@b> AUTH=<> RET=HDRS ENVID=QQ314 XOORG=x SIZE=9", "250")],
     "unknown parameters of RCPT": [HELLO, FROM, ("RCPT TO:<c@d> NOTIFY=NEVER ORCPT=rfc822;c@d", "250")],
@@ -113,6 +131,25 @@ async def test_the_dialogue_goes_as_written(exchanges: list[tuple[str | bytes, s
         await peer.talk(*exchanges)
 
 
+async def test_every_reply_but_to_hello_has_an_enhanced_code() -> None:
+    """RFC 2034 3: all of 2xx, 4xx and 5xx; with the code taken out of smtp_NOOP's reply this fails."""
+    said = [line for exchanges in DIALOGUES.values() for line, _ in exchanges if isinstance(line, str)]
+    script = "".join(f"{line}\r\n" for line in said if not line.upper().startswith(("DATA", "QUIT")))
+    async with listening(Tray(), limits={"errors": 10**9}) as port:
+        peer = await port.connect()
+        await peer.greet()
+        sending = asyncio.create_task(peer.send(script.encode() + b"RSET\r\nQUIT\r\n"))
+        replies = (await peer.everything()).splitlines()
+        await sending
+    plain = [reply for reply in replies if reply[:1] in "245" and not re.match(r"[245]\d\d[ -][245]\.\d\.\d+ ", reply)]
+    assert len(replies) > 100
+    assert {reply for reply in plain if not reply.startswith("250")} == set()
+    assert {reply[4:].split(" ")[0] for reply in plain} == {
+        *("postroom.test", "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"),
+        *("CHUNKING", "BINARYMIME"),
+    }
+
+
 async def test_ehlo_offers_what_is_understood() -> None:
     async with listening(Tray()) as port:
         offered = await (await port.connect()).greet()
@@ -122,7 +159,9 @@ async def test_ehlo_offers_what_is_understood() -> None:
         "250-SIZE 26214400",
         "250-8BITMIME",
         "250-SMTPUTF8",
-        "250 ENHANCEDSTATUSCODES",
+        "250-ENHANCEDSTATUSCODES",
+        "250-CHUNKING",
+        "250 BINARYMIME",
     ]
 
 
@@ -245,6 +284,169 @@ async def test_bytes_of_every_size_come_out_as_they_went_in(size: int) -> None:
         await peer.begin_data()
         await peer.talk((stuffed + b".\r\n", "250"))
     assert tray.messages[0].raw == raw
+
+
+# Chunks (RFC 3030)
+
+CHUNKED = (
+    b"EHLO peer.example\r\nMAIL FROM:<a@b.example> BODY=BINARYMIME\r\nRCPT TO:<c@d.example>\r\n"
+    b"BDAT 12\r\nSubject: s\r\nBDAT 0\r\nBDAT 9\r\n\r\n.\r\n\0\xff\r\nBDAT 7 LAST\r\nQUIT\r\n."
+    b"MAIL FROM:<>\r\nRCPT TO:<e@f.example>\r\nBDAT 3 last\r\nabcQUIT\r\n"
+)
+CHUNKED_CODES = ["220", "250", "250", "250", "250", "250", "250", "250", "250", "250", "250", "221"]
+CHUNKED_CONTENTS = [b"Subject: s\r\n\r\n.\r\n\0\xff\r\nQUIT\r\n.", b"abc"]
+
+
+async def test_chunks_in_one_packet_make_the_message_byte_for_byte() -> None:
+    tray = Tray()
+    async with listening(tray) as port:
+        assert expectations(await said_at_once(port, [CHUNKED])) == CHUNKED_CODES
+        assert port.budget.used == 0
+    assert [message.raw for message in tray.messages] == CHUNKED_CONTENTS
+
+
+async def test_chunks_split_anywhere_make_the_same_message() -> None:
+    tray = Tray()
+    async with listening(tray) as port:
+        for at in range(60, len(CHUNKED)):
+            codes = expectations(await said_at_once(port, [CHUNKED[:at], CHUNKED[at:]]))
+            assert codes == CHUNKED_CODES, f"split at {at}"
+            assert [message.raw for message in tray.messages] == CHUNKED_CONTENTS, f"split at {at}"
+            tray.messages.clear()
+
+
+async def test_the_last_chunk_is_answered_like_the_final_dot() -> None:
+    tray = Tray()
+    async with listening(tray) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.envelope()
+        await peer.talk((b"BDAT 3\r\nabc", "250 2.0.0 3 bytes"))
+        await peer.send(b"BDAT 0 LAST\r\n")
+        reply = await peer.expect("250 2.0.0 queued as ")
+        await peer.talk(("RCPT TO:<c@d>", "503 5.5.1 MAIL"), FROM, TO, ("DATA", "354"), (b".\r\n", "250"))
+    assert reply.split()[-1] == str(tray.messages[0].receipt_id)
+    assert tray.messages[0].raw == b"abc"
+
+
+async def test_data_and_chunks_do_not_mix() -> None:
+    tray = Tray()
+    async with listening(tray) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.envelope()
+        await peer.talk(
+            (b"BDAT 3\r\nabc", "250"),
+            ("DATA", "503 5.5.1"),
+            (TO[0], "503 5.5.1"),
+            (FROM[0], "503 5.5.1"),
+            ("NOOP", "250"),
+            (b"BDAT 3 LAST\r\ndef", "250 2.0.0 queued"),
+        )
+    assert tray.messages[0].raw == b"abcdef"
+
+
+@pytest.mark.parametrize("forgetting", ["RSET", "EHLO again.example"])
+async def test_rset_forgets_the_chunks(forgetting: str) -> None:
+    """Without the discarding in _set_rset_state this fails: the budget is spent on what nobody wants."""
+    tray = Tray()
+    async with listening(tray) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.envelope()
+        await peer.talk((b"BDAT 5\r\nevil\n", "250"))
+        assert port.budget.used == 5
+        await peer.talk((forgetting, "250"))
+        assert port.budget.used == 0
+        await peer.envelope()
+        await peer.talk((b"BDAT 4 LAST\r\ngood", "250 2.0.0 queued"))
+    assert tray.messages[0].raw == b"good"
+
+
+async def test_a_refused_chunk_is_no_command() -> None:
+    """Where a refused chunk is left unread this fails: its bytes are obeyed, and the smuggled message is taken."""
+    tray = Tray()
+    smuggled = b"EHLO evil\r\nMAIL FROM:<evil@b>\r\nRCPT TO:<victim@d>\r\nBDAT 4 LAST\r\nevil"
+    chunk = b"BDAT %d LAST\r\n%b" % (len(smuggled), smuggled)
+    async with listening(tray) as port:
+        peer = await port.connect()
+        await peer.expect("220")
+        await peer.talk((chunk, "503 5.5.1 Say EHLO"), HELLO, (chunk, "503 5.5.1 MAIL"), FROM)
+        await peer.talk((chunk, "503 5.5.1 RCPT"), ("QUIT", "221"))
+    assert (tray.messages, tray.asked) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "argument", ["", " ", " x", " -1", " 1 FIRST", " 5 LAST now", " 0x10", " 99999999999999999999999"]
+)
+async def test_a_chunk_without_an_end_ends_the_session(argument: str) -> None:
+    async with listening(Tray()) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.envelope()
+        await peer.talk((f"BDAT{argument}\r\nNOOP", "501 5.5.4 Syntax: BDAT"), (b"", ""))
+
+
+async def test_chunks_over_the_limit_are_refused_until_the_message_is_over() -> None:
+    tray = Tray()
+    async with listening(tray, limits={"message_bytes": 1000}) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.envelope()
+        await peer.talk(
+            (b"BDAT 1000\r\n" + b"x" * 1000, "250"),
+            (b"BDAT 1\r\nx", "552 5.3.4"),
+            (b"BDAT 5\r\nNOOP\n", "503 5.5.1 The message was refused"),
+            (b"BDAT 1 LAST\r\nx", "503 5.5.1 The message was refused"),
+        )
+        assert port.budget.used == 0
+        await peer.envelope()
+        await peer.talk((b"BDAT 300000 LAST\r\n" + b"x" * 300_000, "552 5.3.4"))
+        await peer.envelope()
+        await peer.talk((b"BDAT 1000 LAST\r\n" + b"x" * 1000, "250"))
+        await peer.envelope()
+        await peer.talk((b"BDAT 99999999\r\n", "552 5.3.4"), (b"", ""))
+    assert len(tray.messages) == 1
+
+
+async def test_chunks_that_outgrow_the_budget_are_refused_and_held_no_longer() -> None:
+    tray = Tray()
+    async with listening(tray, budget=protocol.Budget(100_000)) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.envelope()
+        await peer.talk((b"BDAT 90000\r\n" + b"x" * 90_000, "250"))
+        assert port.budget.used == 90_000
+        await peer.talk((b"BDAT 20000 LAST\r\n" + b"x" * 20_000, "452 4.3.1"))
+        assert port.budget.used == 0
+        await peer.envelope()
+        await peer.talk((b"BDAT 1000 LAST\r\n" + b"x" * 1000, "250"))
+    assert len(tray.messages) == 1
+
+
+async def test_a_peer_that_leaves_between_chunks_holds_nothing() -> None:
+    """Without the forgetting at the end of _handle_client this fails: 1,000 bytes stay held."""
+    async with listening(Tray()) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.envelope()
+        await peer.talk((b"BDAT 1000\r\n" + b"x" * 1000, "250"))
+        peer.reset()
+        await port.empty()
+        await until(lambda: port.budget.used == 0)
+
+
+@pytest.mark.parametrize("chunk", [b"BDAT 1\r\nx", b"BDAT 100\r\nx"], ids=["small chunks", "a slow chunk"])
+async def test_chunks_have_to_come_at_some_speed(chunk: bytes) -> None:
+    """Where each chunk has its own deadline, or none holds between chunks, this fails: nothing is said for 20 s."""
+    async with listening(Tray(), limits={"rate_grace_seconds": 0.1, "min_data_rate": 1_000_000}) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.envelope()
+        await peer.send(chunk)
+        if chunk.startswith(b"BDAT 1\r"):
+            await peer.expect("250")
+        await peer.expect("421 4.4.2")
 
 
 # What must not end a message
@@ -581,7 +783,7 @@ async def test_a_client_that_hangs_up_cancels_no_delivery() -> None:
         await port.empty()
         (commit,) = port.listener.service.commits
         tray.may_end.set()
-        assert (await commit).startswith("250")
+        assert str(await commit).startswith("250")
         assert port.budget.used == 0
     assert len(tray.messages) == 1
 
@@ -624,6 +826,79 @@ async def test_a_desk_may_end_the_session() -> None:
         peer = await port.connect()
         await peer.greet()
         await peer.talk(FROM, ("RCPT TO:<x@y>", "421 4.3.2"), (b"", ""))
+
+
+# A desk that hangs up
+
+
+class Rude(Tray):
+    """Drops the connection at a recipient or a message that says so."""
+
+    async def recipient(self, address: str, envelope_from: str) -> str | None:
+        if address.startswith("drop"):
+            raise protocol.HungUp
+        return await super().recipient(address, envelope_from)
+
+    async def deliver(self, incoming: protocol.Incoming) -> str:
+        if incoming.raw.startswith(b"drop"):
+            self.begun.set()
+            await self.may_end.wait()
+            raise protocol.HungUp
+        return await super().deliver(incoming)
+
+
+async def test_a_desk_may_drop_the_connection_at_a_recipient() -> None:
+    tray = Rude()
+    async with listening(tray) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.talk(FROM, TO)
+        await peer.send(b"RCPT TO:<drop@d.example>\r\n")
+        await peer.ended_somehow()
+        await port.empty()
+        await (await port.connect()).greet()
+
+
+@pytest.mark.parametrize("message", [b"DATA\r\ndrop\r\n.\r\n", b"BDAT 4 LAST\r\ndrop"])
+async def test_a_desk_may_drop_the_connection_instead_of_answering_a_message(message: bytes) -> None:
+    """With HungUp caught like any failure in Service._deliver this fails: 451 is heard."""
+    with structlog.testing.capture_logs() as logs:
+        async with listening(Rude()) as port:
+            peer = await port.connect()
+            await peer.greet()
+            await peer.envelope()
+            await peer.send(message)
+            with contextlib.suppress(ConnectionError):
+                assert expectations(await peer.everything()) in (["354"], [])
+            await port.empty()
+            assert port.budget.used == 0
+    assert logs == []
+
+
+async def test_what_was_said_before_the_desk_hung_up_is_heard() -> None:
+    async with listening(Rude()) as port:
+        peer = await port.connect()
+        await peer.greet()
+        await peer.send(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<drop@d>\r\n")
+        await peer.expect("250 2.1.0")
+        await peer.expect("250 2.1.5")
+        await peer.ended_somehow()
+
+
+async def test_a_desk_that_hangs_up_on_a_peer_that_is_gone_harms_nobody() -> None:
+    tray = Rude()
+    tray.may_end.clear()
+    async with listening(tray) as port:
+        peer = await port.connect()
+        await peer.begin_data()
+        await peer.send(b"drop\r\n.\r\n")
+        await tray.begun.wait()
+        peer.reset()
+        await port.empty()
+        (commit,) = port.listener.service.commits
+        tray.may_end.set()
+        assert await commit is None
+        assert port.budget.used == 0
 
 
 async def test_no_argument_of_mail_or_rcpt_makes_it_fail() -> None:

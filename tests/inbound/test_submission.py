@@ -118,7 +118,7 @@ async def standing(
         [bound],
         submission.Submissions(outbox, Callers(database), settings),
         settings,
-        tls_context,
+        (lambda: tls_context) if tls_context is not None else None,
         name="submission",
         session=submission.SubmissionSMTP,
         limits=submission.limits(settings),
