@@ -36,6 +36,7 @@ from gateway.web import (
     edge,
     emails,
     events,
+    inbound_http,
     mailboxes,
     messages,
     openapi,
@@ -93,6 +94,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         messages.Messages(gateway, paths),
         streams,
         emails.Emails(gateway),
+        inbound_http.InboundHttp(gateway),
         answering.Answering(gateway),
         webhooks.Webhooks(gateway, paths),
         domains.Domains(gateway, paths),
@@ -128,7 +130,7 @@ class House:
 
     async def _listen(self, gateway: lifecycle.Gateway) -> None:
         settings, found = self._settings, certificates.of(self._settings)
-        tls, budget = found.context if found is not None else None, listener.budget(self._settings)
+        tls, budget = found.context if found is not None else None, gateway.in_flight
         for name in ("smtp", "smtps"):
             if bound := sockets.named(self._sockets, name):
                 self._smtp[name] = await listener.open(

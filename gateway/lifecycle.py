@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from gateway import tokens
+from gateway import signatures, tokens
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.inbound import listener
 from gateway.inbound.cleaning import Cleaning
@@ -42,17 +42,19 @@ DELIVER = "deliver"  # the job that says: this account has somebody to write to
 class Gateway:
     """Everything that a process of Postroom holds."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, fetch: signatures.Fetch | None = None) -> None:
         self.settings = settings
+        self.fetch = fetch or signatures.Fetcher()  # from the web: what providers' signatures are checked by
+        self.in_flight = listener.budget(settings)  # bytes of mail being received, by whichever way it comes
         self.keyring = tokens.Keyring(require_secret_key(settings))
         self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
         self.parsing = ParsingPool()
+        self.cleaning = Cleaning()
         self.resolver = DnsResolver(settings.dns_servers)
         self._hearers: list[Callable[[Sequence[UUID]], None]] = [self.live.poke]
         self.nudger = nudges.Nudger(
             settings.redis_url, tls_verify=settings.redis_tls_verify, namespace=settings.redis_namespace
-        self.cleaning = Cleaning()
         )
         self._listener = nudges.Listener(
             settings.redis_url,
@@ -151,15 +153,16 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Gateway]:
+async def opened(settings: Settings, *, fetch: signatures.Fetch | None = None) -> AsyncIterator[Gateway]:
     """A gateway at work; closing waits for what is being committed."""
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, fetch=fetch)
     async with contextlib.AsyncExitStack() as stack:
         await gateway.database.open()
         stack.push_async_callback(gateway.database.close)
         await gateway.check_database()
         stack.push_async_callback(gateway.nudger.close)
         stack.push_async_callback(gateway.parsing.close)
+        stack.push_async_callback(gateway.cleaning.close)
         gateway.live.open()
         stack.push_async_callback(gateway.live.close)
         stack.push_async_callback(_end, asyncio.create_task(gateway.listen()))
@@ -170,5 +173,4 @@ async def opened(settings: Settings) -> AsyncIterator[Gateway]:
 
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
-        stack.push_async_callback(gateway.cleaning.close)
     await asyncio.gather(task, return_exceptions=True)

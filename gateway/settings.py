@@ -108,6 +108,15 @@ class Settings(BaseSettings):
     )
     void_max_bytes: int = Field(268_435_456, ge=0, description="Stored bytes of dropped mail; over it, empty contents")
 
+    # Mail in by HTTP
+    mailgun_signing_key: SecretStr = Field(
+        SecretStr(""), description="Mailgun's HTTP webhook signing key; empty = Mailgun's posts are not taken"
+    )
+    postmark_webhook_auth: SecretStr = Field(
+        SecretStr(""), description="user:password of the URLs given to Postmark; empty = its posts are not taken"
+    )
+    sns_topic_arns: Words = Field((), description="SNS topics that are listened to; empty = SNS is not")
+
     # Mail out
     outbound: Words = Field(
         (), repr=False, description="Provider URLs in order of preference: smtp://user:pass@host:587?tls=starttls …"
@@ -160,6 +169,7 @@ class Settings(BaseSettings):
         "outbound",
         "retry_schedule",
         "webhook_retry_schedule",
+        "sns_topic_arns",
         "proxy_trusted",
         "dns_servers",
         mode="before",
@@ -192,6 +202,14 @@ class Settings(BaseSettings):
     def _seconds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(float(word) < 0 for word in value):
             raise ValueError("seconds, none of them negative")
+        return value
+
+    @field_validator("postmark_webhook_auth")
+    @classmethod
+    def _pair(cls, value: SecretStr) -> SecretStr:
+        user, colon, password = value.get_secret_value().partition(":")
+        if value.get_secret_value() and not (user and colon and password):
+            raise ValueError("user:password")
         return value
 
     @property

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.mail import header, parse, words
-from gateway.mail.address import Mailbox
+from gateway.mail.address import Address, Mailbox
 
 MAX_LINE = 998  # octets, RFC 5322 2.1.1
 _AIM = 76  # columns; RFC 5322 2.1.1 asks for 78
@@ -106,6 +106,17 @@ def compose(draft: Draft) -> bytes:
     lines = list(_fields(draft))
     lines.append("MIME-Version: 1.0")
     return ("\r\n".join(lines) + "\r\n").encode() + _ended(_root(draft))
+
+
+def entity(*, text: str, html: str, attachments: tuple[Attachment, ...]) -> bytes:
+    """A body with its MIME fields, to stand behind header fields that somebody else wrote. Raises InvalidDraft."""
+    nobody = Mailbox(address=Address(local="nobody", domain="invalid"))
+    epoch = dt.datetime.fromtimestamp(0, dt.UTC)
+    draft = Draft(
+        from_=nobody, text=text, html=html, attachments=attachments, message_id="<nothing@invalid>", date=epoch
+    )
+    validate(draft)
+    return b"MIME-Version: 1.0\r\n" + _ended(_root(draft))
 
 
 def check(raw: bytes, draft: Draft) -> None:

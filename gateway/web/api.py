@@ -70,6 +70,9 @@ class Operation:
     consumes: str = field(default=JSON, kw_only=True)  # the body's media type
     produces: str = field(default=JSON, kw_only=True)  # the answer's, where the handler returns a Response
     returns: Any = field(default=None, kw_only=True)  # the answer's model, where the handler returns it as bytes
+    reads_body: bool = field(default=False, kw_only=True)  # the handler reads `request` itself, within max_body_bytes
+    available: bool = field(default=True, kw_only=True)
+    """False: a setting is missing for it; it is described, and answered as if it were not there."""
     headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     """Request headers that change what is done, with a description each; they count in the fingerprint."""
 
@@ -176,6 +179,10 @@ def _check_forbids_unknown(operation: Operation, name: str, model: Any) -> None:
 
 def _body_type(operation: Operation, hints: Mapping[str, Any]) -> Any:
     body = hints.get("body")
+    if operation.reads_body:
+        if body is not None or "request" not in hints:
+            raise DeclarationError(f"{operation.title} reads its body itself: it takes `request`, and no `body`")
+        return None
     if body is bytes or operation.consumes != JSON:
         if body not in (None, bytes) or operation.consumes == JSON:
             raise DeclarationError(f"{operation.title}: a body of bytes goes with `consumes`, a model with JSON")
@@ -372,7 +379,7 @@ class Api:
     def routes(self) -> list[Route]:
         """One route a path. Literal segments come before parameters, so that no order of declaration hides one."""
         paths: dict[str, list[Plan]] = {}
-        for found in self.plans:
+        for found in (plan for plan in self.plans if plan.operation.available):
             paths.setdefault(self.prefix + found.operation.path, []).append(found)
         ordered = sorted(paths, key=lambda path: [segment.startswith("{") for segment in path.split("/")])
         return [Route(path, Endpoint(path, paths[path], self._authenticate)) for path in ordered]

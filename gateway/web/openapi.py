@@ -115,7 +115,7 @@ def _operation(plan: api.Plan, references: Mapping[Place, Json]) -> Json:
         described["description"] = rest.strip()
     if parameters := [*_path_parameters(plan), *_query_parameters(plan, references), *_header_parameters(operation)]:
         described["parameters"] = parameters
-    if "body" in plan.wants:
+    if "body" in plan.wants or operation.reads_body:
         described["requestBody"] = _request_body(plan, references)
     return described
 
@@ -227,7 +227,7 @@ def _usual_errors(plan: api.Plan) -> list[type[errors.ApiError]]:
         usual.append(errors.MissingRequiredField)
     if plan.body is not None:
         usual.append(errors.InvalidJson)
-    if plan.body is not None or "body" in plan.wants:
+    if plan.body is not None or "body" in plan.wants or plan.operation.reads_body:
         usual.append(errors.PayloadTooLarge)
     if plan.operation.idempotent:
         usual += [errors.InvalidIdempotencyKey, errors.InvalidIdempotentRequest, errors.ConcurrentIdempotentRequests]
