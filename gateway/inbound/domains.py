@@ -21,6 +21,7 @@ import structlog
 
 from gateway import errors, tokens
 from gateway.mail import address
+from gateway.mail.auth import dmarc
 from gateway.resolving import Exchanger, NamesAway, NoSuchName, Resolver
 from gateway.settings import Settings
 from gateway.storage import db, domains, events
@@ -97,7 +98,11 @@ class Domains:
         self._told = told
 
     def check(self, name: str, *, wildcard: bool) -> None:
-        """Raises ValidationFailed where the domain, or one that it would cover, belongs to all accounts."""
+        """Raises ValidationFailed where the domain, or one that it would cover, is the public's or all accounts'.
+
+        The first call reads the public suffix list, which takes a while."""
+        if dmarc.is_public(name):
+            raise errors.invalid("name", "a public suffix: everybody registers domains below it")
         for shared in self._shared:
             if name == shared or name.endswith(f".{shared}"):
                 raise errors.invalid("name", f"{shared} is shared by all accounts here: nobody can claim it")

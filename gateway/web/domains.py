@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
@@ -111,7 +112,7 @@ class Domains:
         """Claim a domain. It is the account's once `verify` has found the ownership record in its DNS."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
         name = _canonical(body.name)
-        self._gateway.domains.check(name, wildcard=body.wildcard)
+        await asyncio.to_thread(self._gateway.domains.check, name, wildcard=body.wildcard)
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
             catch_all = await self._catch_all(caller, body.catch_all)
@@ -159,7 +160,7 @@ class Domains:
         name = _named(name)
         await self.get(caller, name)
         if body.wildcard:
-            self._gateway.domains.check(name, wildcard=True)
+            await asyncio.to_thread(self._gateway.domains.check, name, wildcard=True)
         catch_all = await self._catch_all(caller, body.catch_all)
         async with self._gateway.database.transaction() as connection:
             await domains.take_turn(connection, name)
