@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import bench
 from bench import report, setting
 
-ORDER = ("accept", "arrival", "sends", "delivered", "hot", "sockets", "sweep", "stored", "memory")
+ORDER = ("accept", "arrival", "sends", "delivered", "hot", "sockets", "sweep", "search", "stored", "memory", "extraction")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

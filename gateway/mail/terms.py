@@ -10,10 +10,13 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 MAX_TEXT: Final = 32_768  # characters of a text that are read
-MAX_WORDS: Final = 12_000  # of one text; Postgres knows no place behind 16,383
+MAX_PLACE: Final = 16_000  # words behind it are left out; Postgres knows no place behind 16,383
+GAP: Final = 10  # places between two texts
 MAX_WORD: Final = 64  # characters; of longer ones only the beginning counts, in texts and in queries alike
 
 # Thai and Lao, Myanmar, Khmer, CJK and kana, Hangul (which does put spaces, but hangs endings on every word)
@@ -35,6 +38,9 @@ class Term(NamedTuple):
     place: int  # 1 = first
 
 
+Places = Mapping[str, list[int]]  # each word, and where it stands, in order
+
+
 def fold(text: str) -> str:
     """The form in which texts are compared: compatibility forms, case and accents gone."""
     if text.isascii():
@@ -44,20 +50,22 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", _DROPPED.sub("", text))
 
 
-def of_text(text: str) -> list[Term]:
-    """Everything that a text can be found by, at most MAX_WORDS; several terms may stand at one place."""
-    folded = fold(text[:MAX_TEXT])
-    if folded.isascii():
-        return [Term(word[:MAX_WORD], place) for place, word in enumerate(_ascii_words(folded), 1)]
-    terms: list[Term] = []
-    place = 1
-    for run in _pattern().finditer(folded):
-        found = _pairs(run[0], place, whole=True) if run.lastgroup == "run" else [Term(run[0][:MAX_WORD], place)]
-        terms += found
-        place = found[-1].place + 1
-        if len(terms) >= MAX_WORDS:
+def of_text(text: str) -> Places:
+    """Everything that a text can be found by."""
+    return of_texts([text])
+
+
+def of_texts(texts: Iterable[str]) -> Places:
+    """The same of several texts, so far apart that no phrase reaches from one into the next."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    first = 1
+    for text in texts:
+        folded = fold(text[:MAX_TEXT])
+        end = _ascii(folded, first, places) if folded.isascii() else _mixed(folded, first, places)
+        first = end + GAP if end > first else first
+        if first > MAX_PLACE:
             break
-    return terms[:MAX_WORDS]
+    return places
 
 
 def of_query(text: str) -> list[Term]:
@@ -75,22 +83,34 @@ def of_query(text: str) -> list[Term]:
     return terms
 
 
-def holds(text: list[Term], wanted: list[Term]) -> bool:
-    """Whether a text's terms hold a query's, at its distances."""
-    places: dict[str, set[int]] = {}
-    for term in text:
-        places.setdefault(term.word, set()).add(term.place)
+def holds(text: Places, wanted: Sequence[Term]) -> bool:
+    """Whether a text holds a query's words at their distances."""
     if not wanted:
         return False
-    first = wanted[0]
-    return any(
-        all(start + term.place - first.place in places.get(term.word, ()) for term in wanted)
-        for start in places.get(first.word, ())
-    )
+    first, *rest = wanted
+    found = [(set(text.get(term.word, ())), term.place - first.place) for term in rest]
+    return any(all(start + distance in at for at, distance in found) for start in text.get(first.word, ()))
 
 
-def _ascii_words(folded: str) -> list[str]:
-    return _ASCII_WORD.findall(folded)[:MAX_WORDS]
+def _ascii(folded: str, first: int, places: defaultdict[str, list[int]]) -> int:
+    """The place behind the last word. Most mail is ASCII, and all of it is read: nothing is done twice here."""
+    words = _ASCII_WORD.findall(folded)[: max(MAX_PLACE - first, 0)]
+    for place, word in enumerate(words, first):
+        places[word if len(word) <= MAX_WORD else word[:MAX_WORD]].append(place)
+    return first + len(words)
+
+
+def _mixed(folded: str, first: int, places: defaultdict[str, list[int]]) -> int:
+    place = first
+    for run in _pattern().finditer(folded):
+        text = run[0][: MAX_PLACE - place]
+        if not text:
+            break
+        found = _pairs(text, place, whole=True) if run.lastgroup == "run" else [Term(text[:MAX_WORD], place)]
+        for term in found:
+            places[term.word].append(term.place)
+        place = found[-1].place + 1
+    return place
 
 
 def _pairs(run: str, place: int, *, whole: bool) -> list[Term]:

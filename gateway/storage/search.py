@@ -46,7 +46,7 @@ STEPS: Final = (1, 4, 16, 32)  # segments of one statement; the last again and a
 MAX_SEQ: Final = 2**63 - 1
 MAX_VALUE: Final = 254  # characters of an exact value; longer ones stand there as their hash
 SUBJECT_SEGMENTS: Final = 8  # how far back a reply without references looks for what it answers
-BODY_GAP: Final = 10  # places between subject and text: no phrase reaches across
+MAX_PLACES: Final = 255  # of one word; Postgres keeps no more
 
 # Kinds of lexemes; none is a digit, since the segment's number stands before it
 _KINDS: Final[dict[str, str]] = {
@@ -72,7 +72,7 @@ class Text:
     """What a message can be found by."""
 
     exact: frozenset[tuple[str, str]]  # kind and value
-    words: dict[str, list[terms.Term]]  # by kind
+    words: dict[str, terms.Places]  # by kind
     message_id: str | None = None
 
 
@@ -97,7 +97,6 @@ def text_of(message: Message, *, body: str | None = None) -> Text:
     sender = _parties("from", [{"name": message.from_name, "address": message.from_address}])
     given = [{"address": address} for address in message.envelope.get("rcpt_to", ())]
     recipients = _parties("to", [*message.recipients, *given])
-    subject = terms.of_text(message.subject)
     exact = {
         *sender.exact,
         *recipients.exact,
@@ -106,48 +105,38 @@ def text_of(message: Message, *, body: str | None = None) -> Text:
     }
     if message.tag:
         exact.add(("tag", message.tag.casefold()))
-    words = {"words": _joined([subject, terms.of_text(message.snippet if body is None else body)]), "subject": subject}
+    words = {
+        "words": terms.of_texts([message.subject, message.snippet if body is None else body]),
+        "subject": terms.of_text(message.subject),
+    }
     return Text(exact=frozenset(exact), words=words | sender.words | recipients.words, message_id=message.message_id)
 
 
 def _parties(kind: str, people: Iterable[dict[str, Any]]) -> Text:
     exact: set[tuple[str, str]] = set()
-    names: list[list[terms.Term]] = []
+    names: list[str] = []
     for person in people:
         address = query.canonical(person.get("address") or "")
         if address:
             exact.add((kind, address))
             exact.add((f"{kind}_domain", address.rpartition("@")[2]))
         if person.get("name"):
-            names.append(terms.of_text(person["name"]))
-    return Text(exact=frozenset(exact), words={f"{kind}_name": _joined(names)})
-
-
-def _joined(texts: Iterable[list[terms.Term]]) -> list[terms.Term]:
-    """One text after the other, so far apart that no phrase reaches across."""
-    joined: list[terms.Term] = []
-    offset = 0
-    for text in texts:
-        joined += [terms.Term(term.word, term.place + offset) for term in text]
-        offset = (joined[-1].place if joined else 0) + BODY_GAP
-    return joined[: terms.MAX_WORDS]
+            names.append(person["name"])
+    return Text(exact=frozenset(exact), words={f"{kind}_name": terms.of_texts(names)})
 
 
 def vector(account_id: UUID, seq: int, text: Text, *, base_subject: str = "") -> str:
     """The tsvector as text."""
     prefix = f"{tag(account_id)}{seq // SEGMENT}"
-    places: dict[str, list[str]] = {}
-    for kind, found in text.words.items():
-        letter = prefix + _KINDS[kind]
-        for term in found:
-            places.setdefault(letter + term.word, []).append(str(term.place))
     exact = [prefix + _ALL, *(prefix + _KINDS[kind] + _bounded(value) for kind, value in text.exact)]
     if base_subject:
         exact.append(prefix + _KINDS["base_subject"] + _bounded(base_subject))
     if text.message_id:
         exact.append(_id_lexeme(account_id, text.message_id))
     lexemes = [_quoted(lexeme) for lexeme in exact]
-    lexemes += [f"{_quoted(lexeme)}:{','.join(at)}" for lexeme, at in places.items()]
+    for kind, places in text.words.items():  # words are letters and digits: nothing in them needs quoting
+        begin = f"'{prefix}{_KINDS[kind]}"
+        lexemes += [f"{begin}{word}':{str(at[:MAX_PLACES])[1:-1].replace(' ', '')}" for word, at in places.items()]
     return " ".join(lexemes)
 
 
@@ -178,7 +167,7 @@ def matches(conditions: Sequence[query.Condition], text: Text) -> bool:
 def _matches(condition: query.Condition, text: Text) -> bool:
     if not condition.words:
         return ((condition.kind, condition.value) in text.exact) != condition.negated
-    held = terms.holds(text.words.get(condition.kind, []), list(condition.words))
+    held = terms.holds(text.words.get(condition.kind, {}), condition.words)
     return held != condition.negated and not (condition.negated and condition.kind == "words")
 
 
