@@ -14,7 +14,19 @@ from dataclasses import dataclass
 import bench
 from bench import report, setting
 
-ORDER = ("accept", "arrival", "sends", "delivered", "hot", "sockets", "sweep", "search", "stored", "memory", "extraction")
+ORDER = (
+    "accept",
+    "arrival",
+    "sends",
+    "delivered",
+    "hot",
+    "sockets",
+    "sweep",
+    "search",
+    "stored",
+    "memory",
+    "extraction",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

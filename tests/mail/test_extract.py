@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.mail import extract
+from gateway.mail import extract, links
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,56 @@ def test_the_code_comes_first_and_surely(text: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Your code is X7K-29QD.", "X7K-29QD"),
+        ("Enter BCDF-GHJK as the code", "BCDF-GHJK"),
+        ("Your confirmation code:\n\na8f3k2\n", "a8f3k2"),
+        ("ログインコード：Ｋ４Ｔ９ＺＰ", "K4T9ZP"),
+        ("FB-48291 is your confirmation code", "48291"),
+        ("Use verification code ABC-123 to continue", "ABC-123"),
+        ("Your code is 482913.Do not share it", "482913"),
+        ("Security code:482913", "482913"),
+        ("كود التفعيل: ٥٨٢٠١٣", "582013"),
+        ("आपका ओटीपी ४६३८२० है", "463820"),
+        ("验证码：４８２９１３。", "482913"),
+        ("61904があなたの認証番号です", "61904"),
+        ("557310이 확인 코드입니다", "557310"),
+        ("Kodunuz 7741'dir", "7741"),
+        ("Your code:\n9 8 2 7 1 3\n", "982713"),
+        ("Pairing code: 514 908 227", "514908227"),
+        ("12-34-56 is your code", "123456"),
+    ],
+)
+def test_a_code_is_given_as_one_types_it(text: str, value: str) -> None:
+    first, *_ = extract.codes("", text, None)
+    assert first.value == value
+
+
+@pytest.mark.parametrize(
+    ("html", "value"),
+    [
+        ("<p>Your code</p><table><tr><td>4</td>\n<td>8</td><td>2</td><td>9</td></tr></table>", "4829"),
+        ("<p>Your code</p><table><tr><td>K</td><td>4</td><td>T</td><td>9</td></tr></table>", "K4T9"),
+        (
+            "<p>Your code:<span style='letter-spacing:9px'>4</span><span>8</span><span>2</span><span>9</span></p>",
+            "4829",
+        ),
+        ("<p>Your code: <b>4</b> <b>8</b>&nbsp;<b>2</b> <b>9</b></p>", "4829"),
+        ("<p>Your code</p><h1>&#52;829</h1>", "4829"),
+    ],
+)
+def test_characters_that_html_sets_apart_are_one_code(html: str, value: str) -> None:
+    (code,) = extract.codes("", None, html)
+    assert (code.value, code.source) == (value, "html")
+
+
+def test_steps_and_ratings_are_no_code() -> None:
+    html = "<p>Rate our code</p><table><tr><td>1</td><td>2</td><td>3</td><td>4</td><td>5</td></tr></table>"
+    assert extract.codes("Your code", "How was it? 1 2 3 4 5", html) == ()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "Copyright 2024 Acme. Confirm your email",
@@ -59,8 +109,18 @@ def test_the_code_comes_first_and_surely(text: str, value: str) -> None:
         "confirm at 12:3456 or 10.1234",
         "card 1234 5678 9012 3456, verify",
         "no cue here, just 482913",
+        "Use code SAVE20 at checkout",
+        "Use code WELCOME10 on your first order",
+        "error code 80070 on version 4.18",
+        "Your verification code is ready in the APP",
+        "IMPORTANT: your verification code has expired",
+        "from 203.0.113.42 on 14 March 2026, code attached",
+        "login from DESKTOP-7F3K2QX",
+        "优惠码：CHUN2026",
+        "İndirim kodu: BAHAR20",
+        "Номер заказа: 48120993",
+        "the codes are at https://example.com/a-X7K2-29QD",
         "verify that 5000 users are here",
-        "your code ABC123456X",
         "no digits at all in this code",
     ],
 )
@@ -97,6 +157,25 @@ def test_html_is_asked_where_the_text_has_no_code() -> None:
 def test_a_links_kind_is_by_its_name_and_then_by_its_path(url: str, label: str, kind: str) -> None:
     (link,) = extract.links(None, f'<p><a class="b" href="{url}">{label}</a></p>')
     assert (link.url, link.text, link.kind) == (url, label, kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Abmelden: https://example.com/x/1", "unsubscribe"),
+        ("To confirm your address, go to:\n\nhttps://example.com/x/1", "verify"),
+        ("https://example.com/%E9%80%80%E8%AE%A2", "unsubscribe"),
+        ("Have a look: https://example.com/x/1", "other"),
+    ],
+)
+def test_in_plain_text_a_links_kind_is_by_its_path_and_then_by_what_introduces_it(text: str, kind: str) -> None:
+    (link,) = extract.links(text, None)
+    assert (link.text, link.kind) == ("", kind)
+
+
+def test_a_link_called_here_is_what_stands_before_it() -> None:
+    html = "<p>To unsubscribe, click <a href='https://a.example/1'>here</a> | <a href='https://a.example/2'>Privacy</a></p>"
+    assert [link.kind for link in extract.links(None, html)] == ["unsubscribe", "other"]
 
 
 def test_links_are_found_in_html_and_text_each_once() -> None:
@@ -183,22 +262,11 @@ def test_nothing_raises_and_the_parts_agree_with_the_whole(subject: str, text: s
     assert found.snippet == extract.snippet(text, html)
 
 
-_PIECES = [*"1 -\u00a0x.,:/(+€é١", "12", "482", "4829", "913", "G-", "ABCDE-"]
 _URL_PIECES = [*"s/ >#ſ", "://", "http", "https", "HTTP", "a.b"]
-
-
-@given(st.lists(st.sampled_from(_PIECES), max_size=16).map("".join))
-@example("G-4829")
-@example("482 913 4829")
-@settings(deadline=None)
-def test_looking_at_digits_alone_finds_every_number_that_the_pattern_finds(text: str) -> None:
-    """Control: tried from behind the service's letters, "G-4829" was not found."""
-    found = [match.span() for match in extract._numbers(text)]
-    assert found == [match.span() for match in extract._NUMBER.finditer(text)]
 
 
 @given(st.lists(st.sampled_from(_URL_PIECES), max_size=16).map("".join))
 @example("http://a.b/https://a.bhttp://")
 @settings(deadline=None)
 def test_looking_at_colons_alone_finds_every_link_that_the_pattern_finds(text: str) -> None:
-    assert list(extract._urls(text)) == extract._URL.findall(text)
+    assert [match[0] for match in links._urls(text)] == links._URL.findall(text)
