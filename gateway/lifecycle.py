@@ -13,13 +13,13 @@ from uuid import UUID
 
 import structlog
 
-from gateway import signatures, tokens
+from gateway import tokens
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.inbound import listener
 from gateway.inbound.cleaning import Cleaning
 from gateway.inbound.domains import Domains
 from gateway.inbound.parsing import ParsingPool
-from gateway.inbound.protocol import Incoming
+from gateway.inbound.protocol import HungUp, Incoming
 from gateway.inbound.receive import Reception
 from gateway.inbound.submission import Submissions
 from gateway.notify import nudges
@@ -37,15 +37,14 @@ from gateway.storage.callers import Callers
 log = structlog.get_logger(__name__)
 
 DELIVER = "deliver"  # the job that says: this account has somebody to write to
+JUDGE = "judge"  # the job that says: this account has mail that is held until its sender is judged
 
 
 class Gateway:
     """Everything that a process of Postroom holds."""
 
-    def __init__(self, settings: Settings, *, fetch: signatures.Fetch | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.fetch = fetch or signatures.Fetcher()  # from the web: what providers' signatures are checked by
-        self.in_flight = listener.budget(settings)  # bytes of mail being received, by whichever way it comes
         self.keyring = tokens.Keyring(require_secret_key(settings))
         self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
@@ -63,7 +62,9 @@ class Gateway:
             tls_verify=settings.redis_tls_verify,
             namespace=settings.redis_namespace,
         )
-        self.reception = Reception(self.database, settings, self.parsing, told=self.tell)
+        self.reception = Reception(
+            self.database, settings, self.parsing, told=self.tell, judge=self.nudge_judging
+        )
         self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
         self.callers = Callers(self.database)
         self.domains = Domains(
@@ -87,21 +88,21 @@ class Gateway:
 
     async def deliver_local(self, outgoing: Outgoing) -> str:
         """The way in for mail that stays in the house, answered as by the port; a delivery done twice is one mail."""
-        refusal = await self.reception.recipient(outgoing.rcpt_to, outgoing.mail_from)
-        if refusal is not None:
-            return refusal
-        return await self.reception.deliver(
-            Incoming(
-                receipt_id=outgoing.delivery_id,
-                mail_from=outgoing.mail_from,
-                rcpt_to=(outgoing.rcpt_to,),
-                helo=self.settings.hostname,
-                remote_ip="",
-                tls=False,
-                smtputf8=outgoing.smtputf8,
-                raw=outgoing.raw,
-            )
+        incoming = Incoming(
+            receipt_id=outgoing.delivery_id,
+            mail_from=outgoing.mail_from,
+            rcpt_to=(outgoing.rcpt_to,),
+            helo=self.settings.hostname,
+            remote_ip="",
+            tls=False,
+            smtputf8=outgoing.smtputf8,
+            raw=outgoing.raw,
         )
+        try:
+            refusal = await self.reception.recipient(outgoing.rcpt_to, outgoing.mail_from)
+            return refusal or await self.reception.deliver(incoming)
+        except HungUp:  # rehearsed: what the peer would have seen is a broken line
+            return "451 4.4.2 Connection lost"
 
     def router(self) -> Router:
         """The ways out that OUTBOUND and the own domains give. Raises ConfigurationError."""
@@ -123,6 +124,11 @@ class Gateway:
         """These accounts have somebody to write to now."""
         for account_id in account_ids:
             self.nudger.nudge(DELIVER, account_id)
+
+    def nudge_judging(self, account_ids: Iterable[UUID]) -> None:
+        """These accounts have mail that waits for a verdict."""
+        for account_id in account_ids:
+            self.nudger.nudge(JUDGE, account_id)
 
     async def check_database(self) -> None:
         """Refuse a server that may lose what it has confirmed. One that is away is waited for while serving."""
@@ -153,9 +159,9 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, *, fetch: signatures.Fetch | None = None) -> AsyncIterator[Gateway]:
+async def opened(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway at work; closing waits for what is being committed."""
-    gateway = Gateway(settings, fetch=fetch)
+    gateway = Gateway(settings)
     async with contextlib.AsyncExitStack() as stack:
         await gateway.database.open()
         stack.push_async_callback(gateway.database.close)

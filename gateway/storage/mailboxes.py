@@ -16,7 +16,7 @@ from asyncpg import Record
 from uuid_utils.compat import uuid7
 
 from gateway.errors import AddressTaken, InvalidState, NotFound
-from gateway.storage import accounts, db, events
+from gateway.storage import accounts, db, events, quotas
 from gateway.storage.sql import load
 
 sql = load("mailboxes")
@@ -34,6 +34,7 @@ class Mailbox:
     message_count: int  # counted, never stored
     metadata: dict[str, Any]  # the owner's
     cursor: int  # seq of its mailbox.created; where its events begin
+    sender_policy: str  # what becomes of mail whose sender is not who it says: accept, flag, drop-on-fail
 
     @classmethod
     def from_row(cls, row: Record) -> Mailbox:
@@ -50,6 +51,14 @@ class Route:
 
     account_id: UUID
     mailbox_id: UUID
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What must be known of mailboxes of one account before mail is stored into them."""
+
+    policies: dict[UUID, str]  # sender policy of each mailbox that takes mail now
+    usage: quotas.Usage | None  # None = no mailbox takes mail
 
 
 def created(mailbox_id: UUID, address: str, expires_at: datetime | None) -> events.NewEvent:
@@ -73,19 +82,35 @@ async def create(
     ttl_seconds: float | None,
     metadata: dict[str, Any],
     token_hash: bytes | None,  # SHA-256 of its token; None = it has none (mail itself created it)
+    sender_policy: str = "accept",
 ) -> Mailbox:
     """A new mailbox without its event, which the caller appends last and whose seq is its cursor (0 here).
 
     Raises AddressTaken where the address leads to a live mailbox, or to one of another account."""
     await _take(connection, account_id, address, id)
     row = await sql.create.row(
-        connection, account_id=account_id, id=id, address=address, ttl_seconds=ttl_seconds, metadata=metadata
+        connection,
+        account_id=account_id,
+        id=id,
+        address=address,
+        ttl_seconds=ttl_seconds,
+        metadata=metadata,
+        sender_policy=sender_policy,
     )
     assert row is not None  # noqa: S101 - an INSERT without ON CONFLICT returns its row
     if token_hash is not None:
         await accounts.add_credential(connection, account_id, hash=token_hash, kind="mailbox", object_id=id)
     times = dict(row)
-    return Mailbox(id=id, address=address, is_live=True, message_count=0, metadata=metadata, cursor=0, **times)
+    return Mailbox(
+        id=id,
+        address=address,
+        is_live=True,
+        message_count=0,
+        metadata=metadata,
+        cursor=0,
+        sender_policy=sender_policy,
+        **times,
+    )
 
 
 async def _take(connection: db.Connection, account_id: UUID, address: str, mailbox_id: UUID) -> None:
@@ -111,6 +136,13 @@ async def living(connection: db.Connection, account_id: UUID, mailbox_ids: Seque
     """Which of these take mail now, without a lock: a hint, not a promise."""
     rows = await sql.living.fetch(connection, account_id=account_id, ids=list(mailbox_ids))
     return {row["id"] for row in rows}
+
+
+async def standing(connection: db.Connection, account_id: UUID, mailbox_ids: Sequence[UUID]) -> Standing:
+    """The same as `living`, with the mailboxes' policies and what the account holds."""
+    rows = await sql.standing.fetch(connection, account_id=account_id, ids=list(mailbox_ids))
+    usage = quotas.Usage(**{name: rows[0][name] for name in quotas.Usage.__slots__}) if rows else None
+    return Standing(policies={row["id"]: row["sender_policy"] for row in rows}, usage=usage)
 
 
 async def get(connection: db.Connection, account_id: UUID, mailbox_id: UUID, *, retention: float) -> Mailbox | None:
@@ -145,7 +177,9 @@ async def change(
     account_id: UUID,
     mailbox_id: UUID,
     *,
-    changes: dict[str, Any],  # "ttl_seconds" (None = for ever) and "metadata", those that are to change
+    changes: dict[
+        str, Any
+    ],  # "ttl_seconds" (None = for ever), "metadata" and "sender_policy", those that are to change
     retention: float,
 ) -> None:
     """Raises NotFound; InvalidState where a new life is asked for a mailbox that has expired."""
@@ -159,6 +193,9 @@ async def change(
         await sql.set_life.run(connection, account_id=account_id, id=mailbox_id, ttl_seconds=ttl)
     if "metadata" in changes:
         await sql.set_metadata.run(connection, account_id=account_id, id=mailbox_id, metadata=changes["metadata"])
+    if "sender_policy" in changes:
+        policy = changes["sender_policy"]
+        await sql.set_sender_policy.run(connection, account_id=account_id, id=mailbox_id, sender_policy=policy)
     data = events.encode({"id": mailbox_id, "changed": sorted(changes)})
     event = events.NewEvent(type="mailbox.updated", mailbox_id=mailbox_id, data=data)
     await events.append(connection, account_id, [event])

@@ -56,6 +56,7 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None
     parse: str  # ok, repaired, raw_only
     warnings: str  # JSON list
+    transcript: str = "[]"  # JSON list of the SMTP dialogue's lines
     data: str  # the summary as a JSON object without its brace, seq and received_at, which the statement puts in front
 
 
@@ -90,6 +91,7 @@ class Message:
     auth: dict[str, Any]  # spf, dkim, dmarc; empty = not judged
     seen: bool
     labels: list[str]
+    transcript: list[str]  # of the SMTP dialogue, up to DATA; empty where mail came another way
 
     @classmethod
     def from_row(cls, row: Record) -> Message:
@@ -182,6 +184,20 @@ async def _store(
     return row
 
 
+async def hold(connection: db.Connection, account_id: UUID, messages: Sequence[tuple[NewMessage, str]]) -> None:
+    """Store messages, each with its mailbox's policy, so that nobody sees them before their sender is judged; their
+    contents are there already. To be called in a transaction that holds the mailboxes."""
+    await sql.hold.run(
+        connection,
+        account_id=account_id,
+        ids=[new.id for new, _ in messages],
+        mailbox_ids=[new.mailbox_id for new, _ in messages],
+        content_ids=[new.content_id for new, _ in messages],
+        messages=[_encode(new).decode() for new, _ in messages],
+        policies=[policy for _, policy in messages],
+    )
+
+
 async def drop_contents(connection: db.Connection, account_id: UUID, content_ids: Sequence[UUID]) -> int:
     """Remove those contents that no message refers to; how many."""
     return await sql.drop_contents.run(connection, account_id=account_id, ids=list(content_ids))
@@ -244,6 +260,9 @@ async def change(
     row = await sql.lock.row(connection, account_id=account_id, id=message_id, mailbox_id=mailbox_id)
     if row is None:
         raise NotFound
+    changes = {name: value for name, value in changes.items() if value != row[name]}
+    if not changes:
+        return False
     if "seen" in changes:
         await sql.set_seen.run(connection, account_id=account_id, id=message_id, seen=changes["seen"])
     if "labels" in changes:
@@ -251,31 +270,42 @@ async def change(
     data = events.encode({"id": message_id, **changes})
     event = events.NewEvent(type="message.updated", mailbox_id=row["mailbox_id"], message_id=message_id, data=data)
     await events.append(connection, account_id, [event])
+    return True
 
 
 async def delete(connection: db.Connection, account_id: UUID, message_ids: Sequence[UUID]) -> int:
     """Remove messages, contents nobody refers to any more, and what events told of them; how many messages."""
-    rows = await remove(connection, account_id, message_ids)
+    rows = await _remove(connection, account_id, message_ids)
     if not rows:
         return 0
     of_mailbox: dict[UUID, list[UUID]] = defaultdict(list)
     for row in rows:
-    changes = {name: value for name, value in changes.items() if value != row[name]}
-    if not changes:
-        return False
         of_mailbox[row["mailbox_id"]].append(row["id"])
     for mailbox_id, ids in of_mailbox.items():
         await events.redact(connection, account_id, mailbox_id, ids)
     await events.append(connection, account_id, [_deleted(row) for row in rows])
+    await _free(connection, account_id, rows)
     return len(rows)
 
 
-    return True
 async def remove(connection: db.Connection, account_id: UUID, message_ids: Sequence[UUID]) -> list[Record]:
-    """Remove messages and contents nobody refers to any more, without a word about it; ids of what went."""
+    """Remove messages and contents nobody refers to any more, without a word about it, last before COMMIT; ids of what
+    went."""
+    rows = await _remove(connection, account_id, message_ids)
+    if rows:
+        await _free(connection, account_id, rows)
+    return rows
+
+
+async def _free(connection: db.Connection, account_id: UUID, rows: Sequence[Record]) -> None:
+    await sql.free.run(connection, account_id=account_id, freed=sum(row["size"] for row in rows))
+
+
+async def _remove(connection: db.Connection, account_id: UUID, message_ids: Sequence[UUID]) -> list[Record]:
     if not message_ids:
         return []
     rows: list[Record] = await sql.delete.fetch(connection, account_id=account_id, ids=list(message_ids))
+    await sql.delete_texts.run(connection, account_id=account_id, seqs=[row["seq"] for row in rows])
     contents = [row["content_id"] for row in rows]
     await sql.lock_contents.fetch(connection, account_id=account_id, ids=contents)
     await drop_contents(connection, account_id, contents)

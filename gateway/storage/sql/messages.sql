@@ -8,10 +8,11 @@ on conflict (account_id, id) do nothing returning c.id
 insert into contents as c (account_id, id, raw, size) values (:account_id, :id, '', 0)
 on conflict (account_id, id) do nothing returning c.id
 
--- drop_contents: contents that no message refers to
+-- drop_contents: contents that no message refers to, shown or held
 delete from contents c
 where c.account_id = :account_id and c.id = any(cast(:ids as uuid[])) and not exists (
-  select 1 from messages g where g.account_id = :account_id and g.content_id = c.id)
+  select 1 from messages g where g.account_id = :account_id and g.content_id = c.id) and not exists (
+  select 1 from held_messages h where h.account_id = :account_id and h.content_id = c.id)
 
 -- lock_contents: deleting messages that share a content takes turns
 select c.id from contents c where c.account_id = :account_id and c.id = any(cast(:ids as uuid[])) order by c.id for update
@@ -23,9 +24,9 @@ select c.id from contents c where c.account_id = :account_id and c.id = any(cast
 with given as materialized (
   select * from rows from (json_to_recordset(cast(:rows as json)) as (id uuid, event_id uuid, mailbox_id uuid, content_id uuid,
     size integer, mail_from text, envelope text, from_name text, from_address text, recipients text, subject text, snippet text,
-    codes text, links text, attachment_count integer, message_id text, thread_id uuid, tag text, parse text, warnings text, data text))
+    codes text, links text, attachment_count integer, message_id text, thread_id uuid, tag text, parse text, warnings text, transcript text, data text))
     with ordinality as u (id, event_id, mailbox_id, content_id, size, mail_from, envelope, from_name, from_address, recipients,
-    subject, snippet, codes, links, attachment_count, message_id, thread_id, tag, parse, warnings, data, n)
+    subject, snippet, codes, links, attachment_count, message_id, thread_id, tag, parse, warnings, transcript, data, n)
 ), held as materialized (
   select m.id from mailboxes m
   where m.account_id = :account_id and m.id = any(cast(:mailbox_ids as uuid[])) and m.deleted_at is null
@@ -44,15 +45,19 @@ with given as materialized (
   from given g join open o on o.id = g.mailbox_id
   where g.content_id in (select a.id from added a) or not g.content_id = any(cast(:content_ids as uuid[]))
 ), head as (
-  update event_heads set last_seq = last_seq + (select count(*) from due)
+  update event_heads set last_seq = last_seq + (select count(*) from due),
+    stored_bytes = stored_bytes + (select coalesce(sum(d.size), 0) from due d),
+    minute_messages = (select count(*) from due)
+      + case when minute_began = date_trunc('minute', statement_timestamp()) then minute_messages else 0 end,
+    minute_began = date_trunc('minute', statement_timestamp())
   where account_id = :account_id
   returning last_seq - (select count(*) from due) as base
 ), stored as (
   insert into messages as g (account_id, id, mailbox_id, content_id, seq, received_at, size, mail_from, envelope, from_name, from_address,
-    recipients, subject, snippet, codes, links, attachment_count, message_id, thread_id, tag, parse, warnings)
+    recipients, subject, snippet, codes, links, attachment_count, message_id, thread_id, tag, parse, warnings, transcript)
   select :account_id, d.id, d.mailbox_id, d.content_id, head.base + d.place, d.received_at, d.size, d.mail_from, cast(d.envelope as jsonb),
     d.from_name, d.from_address, cast(d.recipients as jsonb), d.subject, d.snippet, cast(d.codes as jsonb), cast(d.links as jsonb),
-    d.attachment_count, d.message_id, d.thread_id, d.tag, d.parse, cast(d.warnings as jsonb)
+    d.attachment_count, d.message_id, d.thread_id, d.tag, d.parse, cast(d.warnings as jsonb), cast(d.transcript as jsonb)
   from due d, head
 ), written as (
   insert into events as e (account_id, seq, id, type, mailbox_id, message_id, data, created_at)
@@ -125,7 +130,19 @@ update messages set seen = :seen where account_id = :account_id and id = :id
 update messages set labels = :labels where account_id = :account_id and id = :id
 
 -- delete: these messages
-delete from messages g where g.account_id = :account_id and g.id = any(cast(:ids as uuid[])) returning g.id, g.mailbox_id, g.content_id
+delete from messages g where g.account_id = :account_id and g.id = any(cast(:ids as uuid[])) returning g.id, g.mailbox_id, g.content_id, g.size, g.seq
+
+-- delete_texts: what they could be found by
+delete from message_texts t where t.account_id = :account_id and t.seq = any(cast(:seqs as bigint[]))
+
+-- free: so many bytes less are the account's; last before COMMIT, like every change of a head
+update event_heads set stored_bytes = greatest(stored_bytes - :freed, 0) where account_id = :account_id
+
+-- hold: messages that nobody sees before their sender is judged; their mailboxes are locked already
+insert into held_messages as h (account_id, id, mailbox_id, content_id, message, policy, created_at, due_at)
+select :account_id, u.id, u.mailbox_id, u.content_id, cast(u.message as json), u.policy, statement_timestamp(), statement_timestamp()
+from unnest(cast(:ids as uuid[]), cast(:mailbox_ids as uuid[]), cast(:content_ids as uuid[]), cast(:messages as text[]),
+  cast(:policies as text[])) as u (id, mailbox_id, content_id, message, policy)
 
 -- slice: a mailbox's oldest messages
 select g.id, g.content_id from messages g where g.account_id = :account_id and g.mailbox_id = :mailbox_id order by g.seq limit :limit
