@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     )
     dns_servers: Words = Field((), description="Name servers to ask, address or address:port; empty = the system's")
     sender_auth: bool = Field(True, description="Whether SPF, DKIM and DMARC are judged on arrival (off in dev)")
+    arc_trusted_sealers: Words = Field(
+        (), description="Domains whose ARC seal vouches for mail that fails DMARC, such as lists; empty = none"
+    )
     max_mailboxes: int = Field(100_000, ge=0, description="Live mailboxes of one account; more hear 429; 0 = any")
     max_stored_bytes: int = Field(
         107_374_182_400,
@@ -172,13 +175,14 @@ class Settings(BaseSettings):
         "sns_topic_arns",
         "proxy_trusted",
         "dns_servers",
+        "arc_trusted_sealers",
         mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
-    @field_validator("mail_domains")
+    @field_validator("mail_domains", "arc_trusted_sealers")
     @classmethod
     def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(domain.lower().rstrip(".") for domain in value)

@@ -37,7 +37,14 @@ def _bounded(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return metadata
 
 
+SenderPolicy = Literal["accept", "flag", "drop-on-fail"]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_bounded)]
+
+
+_POLICY: Final = (
+    "Mail whose sender is not who it says: accept (shown at once, the verdict follows), flag (held until judged, at "
+    "most 5 s; then it carries the label unauthenticated) or drop-on-fail (held likewise; then message.dropped)"
+)
 
 
 class NewMailbox(Input):
@@ -48,6 +55,7 @@ class NewMailbox(Input):
     domain: str | None = Field(None, max_length=255, description="An own domain; default the first of MAIL_DOMAINS")
     ttl_seconds: int | None = Field(None, ge=10, description="Its life; null = for ever, where that is allowed")
     metadata: Metadata = Field(default_factory=dict, description="Yours; told back with it")
+    sender_policy: SenderPolicy = Field("accept", description=_POLICY)
 
 
 class MailboxChanges(Input):
@@ -55,6 +63,7 @@ class MailboxChanges(Input):
 
     ttl_seconds: int | None = Field(None, ge=10, description="Counts from now; null = for ever, where that is allowed")
     metadata: Metadata | None = None
+    sender_policy: SenderPolicy | None = Field(None, description=_POLICY)
 
 
 class Mailbox(Output):
@@ -67,6 +76,7 @@ class Mailbox(Output):
     expires_at: Time | None
     message_count: int
     metadata: dict[str, JsonValue]
+    sender_policy: SenderPolicy
     cursor: str = Field(description="Where its events begin")
 
 
@@ -157,6 +167,7 @@ class Mailboxes:
             "address": wanted.canonical,
             "ttl_seconds": self._life(body),
             "metadata": body.metadata,
+            "sender_policy": body.sender_policy,
         }
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
@@ -250,6 +261,8 @@ class Mailboxes:
             changes["ttl_seconds"] = self._life(body)
         if "metadata" in body.model_fields_set:
             changes["metadata"] = body.metadata or {}
+        if body.sender_policy is not None:
+            changes["sender_policy"] = body.sender_policy
         if changes:
             async with self._gateway.database.transaction() as connection:
                 retention = self._settings.retention_seconds
@@ -312,6 +325,7 @@ def _shown(box: mailboxes.Mailbox) -> Mailbox:
         expires_at=box.expires_at,
         message_count=box.message_count,
         metadata=box.metadata,
+        sender_policy=box.sender_policy,
         cursor=str(box.cursor),
     )
 
