@@ -13,11 +13,12 @@ from uuid import UUID
 
 import structlog
 
-from gateway import tokens
+from gateway import signatures, tokens
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.inbound import listener
 from gateway.inbound.cleaning import Cleaning
 from gateway.inbound.domains import Domains
+from gateway.inbound.judging import Judging
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.protocol import HungUp, Incoming
 from gateway.inbound.receive import Reception
@@ -43,8 +44,10 @@ JUDGE = "judge"  # the job that says: this account has mail that is held until i
 class Gateway:
     """Everything that a process of Postroom holds."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, fetch: signatures.Fetch | None = None) -> None:
         self.settings = settings
+        self.fetch = fetch or signatures.Fetcher()  # from the web: what providers' signatures are checked by
+        self.in_flight = listener.budget(settings)  # bytes of mail being received, by whichever way it comes
         self.keyring = tokens.Keyring(require_secret_key(settings))
         self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
@@ -62,9 +65,8 @@ class Gateway:
             tls_verify=settings.redis_tls_verify,
             namespace=settings.redis_namespace,
         )
-        self.reception = Reception(
-            self.database, settings, self.parsing, told=self.tell, judge=self.nudge_judging
-        )
+        self.reception = Reception(self.database, settings, self.parsing, told=self.tell, judge=self.nudge_judging)
+        self.judging = Judging(self.database, settings, self.resolver, told=self.tell)
         self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
         self.callers = Callers(self.database)
         self.domains = Domains(
@@ -159,9 +161,9 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Gateway]:
+async def opened(settings: Settings, *, fetch: signatures.Fetch | None = None) -> AsyncIterator[Gateway]:
     """A gateway at work; closing waits for what is being committed."""
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, fetch=fetch)
     async with contextlib.AsyncExitStack() as stack:
         await gateway.database.open()
         stack.push_async_callback(gateway.database.close)
@@ -172,6 +174,7 @@ async def opened(settings: Settings) -> AsyncIterator[Gateway]:
         gateway.live.open()
         stack.push_async_callback(gateway.live.close)
         stack.push_async_callback(_end, asyncio.create_task(gateway.listen()))
+        stack.push_async_callback(_end, asyncio.create_task(gateway.judging.keep_letting_go()))
         stack.push_async_callback(gateway.outbox.drain)
         stack.push_async_callback(gateway.reception.drain)
         yield gateway

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC
 from typing import Annotated, Any, Final, Literal
@@ -15,7 +14,8 @@ from starlette.responses import Response
 
 from gateway import errors, models
 from gateway.lifecycle import Gateway
-from gateway.mail import parse, query, sanitize
+from gateway.mail import query, sanitize
+from gateway.mail.auth import results
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.storage import messages, search
 from gateway.web import api, parts
@@ -145,6 +145,8 @@ class Auth(Output):
     spf: str | None
     dkim: str | None
     dmarc: str | None
+    arc: str | None = Field(description="Of those who passed it on")
+    details: dict[str, Any] = Field(description="What the words come from, for people: domains, selectors, reasons")
 
 
 class Transcript(Output):
@@ -170,6 +172,7 @@ class Message(Summary):
     attachments: list[Attachment]
     links: list[Link]
     auth: Auth
+    authentication_results: str | None = Field(description="The same as one header field's value (RFC 8601)")
     tag: str | None
     parse: Literal["ok", "repaired", "raw_only"]
     warnings: list[str]
@@ -192,7 +195,10 @@ async def full(gateway: Gateway, message: messages.Message, raw: bytes) -> dict[
         "html": parsed.html,
         "attachments": parsed.attachments,
         "links": message.links,
-        "auth": {"spf": None, "dkim": None, "dmarc": None, **message.auth},
+        "auth": {"spf": None, "dkim": None, "dmarc": None, "arc": None, "details": {}, **message.auth},
+        "authentication_results": results.value(
+            gateway.settings.hostname, message.auth, message.mail_from, message.envelope.get("helo", "")
+        ),
         "tag": message.tag,
         "parse": message.parse,
         "warnings": message.warnings,
@@ -345,9 +351,12 @@ class Messages:
         """A part, as a download."""
         _, raw = await self._find(caller, id)
         try:
-            found, content = await asyncio.to_thread(parse.attachment, raw, index)  # slow where the mail is odd
+            cut = await self._gateway.parsing.attachment(raw, index)
         except IndexError:
             raise errors.NotFound from None
+        if cut is None:
+            raise errors.Unavailable("The attachment cannot be cut out now; /raw has all of it.", retry_after=2)
+        found, content = cut
         etag = f'"{found.sha256}"'
         if etag in request.headers.get("if-none-match", ""):  # RFC 9110 13.1.2
             return Response(status_code=304, headers={"etag": etag})
