@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -25,18 +24,19 @@ from starlette.routing import BaseRoute
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway import __version__, lifecycle, loops, sockets, telemetry
-from gateway.inbound import listener, submission
+from gateway.inbound import certificates, listener, submission
 from gateway.settings import Settings, process_environment
 from gateway.web import (
     access,
-    answering,
     account,
+    answering,
     api,
     docs,
     domains,
     edge,
     emails,
     events,
+    inbound_http,
     mailboxes,
     messages,
     openapi,
@@ -51,6 +51,14 @@ PREFIX: Final = "/v1"
 MAX_FRAME_BYTES: Final = 65_536  # of what WebSocket clients send; nothing of it is used
 CUT_SECONDS: Final = 5.0  # how long a client that was cut off has to read why
 RESPAWN_SECONDS: Final = 0.5
+
+# Name of the sockets, setting that holds the port, what it is for.
+SMTP_PORTS: Final = (
+    ("smtp", "smtp_port", "the SMTP listener"),
+    ("smtps", "smtps_port", "the SMTP listener over TLS"),
+    ("submission", "submission_port", "the submission listener"),
+    ("submissions", "submissions_port", "the submission listener over TLS"),
+)
 
 
 class Sockets(WebSocketsSansIOProtocol):
@@ -87,6 +95,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         answering.Answering(gateway),
         streams,
         emails.Emails(gateway),
+        inbound_http.InboundHttp(gateway),
         webhooks.Webhooks(gateway, paths),
         domains.Domains(gateway, paths),
         account.Keys(gateway),
@@ -100,16 +109,6 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         *operating.Operating(gateway, authenticate, listening).routes(),
         *docs.routes(document),
     ]
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """For STARTTLS; None where no certificate is set."""
-    if not settings.tls_cert_file:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
-    return context
 
 
 class House:
@@ -130,27 +129,37 @@ class House:
             yield edge.application(routes(gateway, self._listening))
 
     async def _listen(self, gateway: lifecycle.Gateway) -> None:
-        settings, tls, budget = self._settings, tls_context(self._settings), listener.budget(self._settings)
-        if "smtp" in self._sockets:
-            self._smtp["smtp"] = await listener.open(
-                [self._sockets["smtp"]], gateway.reception, settings, tls, bytes_in_flight=budget
-            )
-        if "submission" in self._sockets:
-            if tls is None and not settings.postroom_dev:
-                log.warning("nobody can log in at the submission port: TLS_CERT_FILE is not set")
-            self._smtp["submission"] = await listener.open(
-                [self._sockets["submission"]],
-                gateway.submissions,
-                settings,
-                tls,
-                name="submission",
-                session=submission.SubmissionSMTP,
-                bytes_in_flight=budget,
-                limits=submission.limits(settings),
-            )
+        settings, found = self._settings, certificates.of(self._settings)
+        tls, budget = found.context if found is not None else None, gateway.in_flight
+        for name in ("smtp", "smtps"):
+            if bound := sockets.named(self._sockets, name):
+                self._smtp[name] = await listener.open(
+                    bound,
+                    gateway.reception,
+                    settings,
+                    tls,
+                    implicit_tls=name == "smtps",
+                    name="inbound" if name == "smtp" else "inbound_tls",
+                    bytes_in_flight=budget,
+                )
+        for name in ("submission", "submissions"):
+            if bound := sockets.named(self._sockets, name):
+                if tls is None and not settings.postroom_dev:
+                    log.warning("nobody can log in at the submission port: TLS_CERT_FILE is not set")
+                self._smtp[name] = await listener.open(
+                    bound,
+                    gateway.submissions,
+                    settings,
+                    tls,
+                    implicit_tls=name == "submissions",
+                    name="submission" if name == "submission" else "submission_tls",
+                    session=submission.SubmissionSMTP,
+                    bytes_in_flight=budget,
+                    limits=submission.limits(settings),
+                )
 
     def _listening(self) -> dict[str, bool]:
-        return {name: name in self._smtp for name in self._sockets if name != "http"}
+        return {name: name in self._smtp for name, _, _ in SMTP_PORTS if sockets.named(self._sockets, name)}
 
     def end_streams(self) -> None:
         """New mail and streams elsewhere, please; what runs may end."""
@@ -221,12 +230,10 @@ def bind(settings: Settings) -> dict[str, socket.socket]:
     if inherited:
         return inherited
     bound = {"http": sockets.bind(settings.host, settings.port, "the HTTP listener (PORT)")}
-    if settings.smtp_port is not None:
-        bound["smtp"] = sockets.bind(settings.smtp_host, settings.smtp_port, "the SMTP listener (SMTP_PORT)")
-    if settings.submission_port is not None:
-        bound["submission"] = sockets.bind(
-            settings.smtp_host, settings.submission_port, "the submission listener (SUBMISSION_PORT)"
-        )
+    for name, setting, purpose in SMTP_PORTS:
+        port = getattr(settings, setting)
+        if port is not None:
+            bound |= sockets.bind_all(settings.smtp_hosts, port, name, f"{purpose} ({setting.upper()})")
     return bound
 
 

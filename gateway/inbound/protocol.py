@@ -29,11 +29,13 @@ import structlog
 from aiosmtpd import smtp
 from uuid_utils.compat import uuid7
 
+from gateway.inbound import transcript
+from gateway.inbound.proxy import Network
 from gateway.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# listener: "inbound", "submission", as named by whoever opened it
+# listener: "inbound", "inbound_tls", "submission", "submission_tls", as named by whoever opened it
 MESSAGES = prometheus_client.Counter("postroom_smtp_messages_accepted", "Messages answered with 2xx", ["listener"])
 RECEIVED = prometheus_client.Counter("postroom_smtp_bytes_received", "Bytes of messages received whole", ["listener"])
 # code_class: "4xx", "5xx"
@@ -61,6 +63,7 @@ _FROM = re.compile("FROM:" + _PATH_ARGUMENT, re.IGNORECASE)
 _TO = re.compile("TO:" + _PATH_ARGUMENT, re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SIZE = re.compile(r"[0-9]{1,20}\Z")  # RFC 1870 4
+_CHUNK = re.compile(r"(?P<size>[0-9]{1,20})(?P<last>[ \t]+LAST)?\Z", re.IGNORECASE)  # RFC 3030 2
 _SANE_DOMAIN = re.compile(r"[^\[\]]*\Z|\[[0-9A-Za-z:.\-]+\]\Z")
 
 
@@ -76,11 +79,13 @@ class Incoming:
     tls: bool  # whether the session is encrypted
     smtputf8: bool  # whether MAIL asked for SMTPUTF8 (RFC 6531)
     raw: bytes  # the message, dots unstuffed, otherwise byte for byte; may be empty
-    transcript: tuple[tuple[str, str | None], ...] = ()  # lines up to DATA, each with the recipient it is about
+    # What was said until the message was there, in order: "S: …" or "C: …" of at most 500 characters, and the
+    # recipient, as in rcpt_to, that the line is about, if any. No secrets; empty where no dialogue led to the message.
+    transcript: tuple[transcript.Line, ...] = ()
 
 
 class Desk(Protocol):
-    """Who judges recipients and takes mail."""
+    """Who judges recipients and takes mail. Either method may raise HungUp."""
 
     async def recipient(self, address: str, envelope_from: str) -> str | None:
         """None takes the recipient; otherwise the whole reply line that refuses it, such as "550 5.7.1 …".
@@ -106,6 +111,8 @@ class Limits:
     min_data_rate: int  # bytes a second, averaged over DATA so far; 0 = any
     rate_grace_seconds: float = 30  # how long DATA may be slower than that
     linger_seconds: float = 2  # how long the peer has to read the last reply of a session that was cut off
+    handshake_seconds: float = 30  # a TLS handshake
+    proxy_seconds: float = 5  # the PROXY header, from a proxy
 
     @property
     def shortest(self) -> float:
@@ -140,7 +147,7 @@ class Goodbye(Refused):
 
 
 class HungUp(Exception):
-    """A desk wants the connection closed without a reply."""
+    """The desk wants the connection dropped, and no reply said to what it was asked."""
 
 
 class PeerGone(Exception):
@@ -250,7 +257,7 @@ class Inlet(asyncio.StreamReader):
     _waiter: asyncio.Future[None] | None
     _wait_for_data: Callable[[str], Awaitable[None]]
 
-    _dropped = 0  # bytes of the present message that were thrown away
+    _dropped = 0  # bytes of the present message that were thrown away, or taken as chunks
     _interruption: Exception | None = None
     _overlong = False  # within a command line of which the beginning was thrown away
 
@@ -260,6 +267,10 @@ class Inlet(asyncio.StreamReader):
 
     def clear(self) -> None:
         self._buffer.clear()
+
+    def has(self, size: int) -> bool:
+        """Whether so many bytes are here."""
+        return len(self._buffer) >= size
 
     def follow(self, transport: asyncio.BaseTransport) -> None:
         """Reads from `transport` from now on."""
@@ -331,6 +342,39 @@ class Inlet(asyncio.StreamReader):
                 raise PeerGone
         return self._take(end, limit, hold)
 
+    def begin_chunks(self) -> None:
+        """A new message comes, in chunks."""
+        self._dropped = 0
+
+    async def chunk(self, size: int, body: bytearray, hold: Hold) -> None:
+        """Moves the next `size` bytes to the end of `body`, which is held in the budget.
+
+        Refused where the budget is spent, after reading on to the chunk's end; PeerGone where the peer left.
+        """
+        while True:
+            with memoryview(self._buffer) as view:
+                body += view[:size]
+            size -= self._drop(size)
+            if not hold.resize(len(body)):
+                await self.skip(size)
+                raise Refused(NO_ROOM)
+            if not size:
+                return
+            if not await self.more():
+                raise PeerGone
+
+    async def skip(self, size: int) -> None:
+        """Throws the next `size` bytes away."""
+        while size := size - self._drop(size):
+            if not await self.more():
+                raise PeerGone
+
+    def _drop(self, size: int) -> int:
+        count = min(size, len(self._buffer))
+        del self._buffer[:count]
+        self._dropped += count
+        return count
+
     def _take(self, end: int, limit: int, hold: Hold) -> bytes:
         fits = hold.resize(end)
         raw = _unstuffed(self._buffer, end) if fits else b""
@@ -368,6 +412,25 @@ def _unstuffed(buffer: bytearray, end: int) -> bytes:
 
 
 @dataclass(kw_only=True, slots=True)
+class Chunks:
+    """A message that comes in chunks (RFC 3030), as far as it is here."""
+
+    receipt_id: uuid.UUID
+    hold: Hold
+    began: float  # when the first chunk was announced, by the loop's clock
+    body: bytearray = field(default_factory=bytearray)
+    refused: bool = False  # whatever follows is read away, until RSET or the last chunk
+
+    def refuse(self) -> None:
+        self.refused = True
+        self.discard()
+
+    def discard(self) -> None:
+        self.hold.release()
+        self.body = bytearray()
+
+
+@dataclass(kw_only=True, slots=True)
 class Service:
     """What the sessions of one listener share."""
 
@@ -375,12 +438,16 @@ class Service:
     limits: Limits
     budget: Budget
     hostname: str  # said in the banner and in the reply to EHLO
-    tls_context: ssl.SSLContext | None = None  # None = STARTTLS is not offered
+    context: Callable[[], ssl.SSLContext] | None = None  # for the handshake that begins; None = no TLS
+    implicit_tls: bool = False  # the port is all TLS: the handshake comes first
+    proxies: tuple[Network, ...] = ()  # whose connections begin with a PROXY header
     listener: str = "inbound"  # the metrics' label
     draining: bool = False  # no new transaction begins
     arrive: Callable[[InboundSMTP], str | None] = lambda _session: None  # the reply that turns a connection away
+    identify: Callable[[InboundSMTP], str | None] = lambda _session: None  # likewise, when it is known whose it is
     depart: Callable[[InboundSMTP], None] = lambda _session: None  # called once for each that arrived
-    commits: set[asyncio.Task[str]] = field(default_factory=set)  # messages being delivered, their peers gone or not
+    # messages being delivered, their peers gone or not; None instead of a reply: hang up
+    commits: set[asyncio.Task[str | None]] = field(default_factory=set)
     accepted: prometheus_client.Counter = field(init=False)
     received: prometheus_client.Counter = field(init=False)
     refused: dict[str, prometheus_client.Counter] = field(init=False)  # by a reply's first digit
@@ -390,16 +457,18 @@ class Service:
         self.received = RECEIVED.labels(self.listener)
         self.refused = {digit: REFUSED.labels(self.listener, f"{digit}xx") for digit in "45"}
 
-    def commit(self, incoming: Incoming, hold: Hold) -> asyncio.Task[str]:
+    def commit(self, incoming: Incoming, hold: Hold) -> asyncio.Task[str | None]:
         """Delivers the message in a task of its own, which gives back what it holds of the budget."""
         task = asyncio.get_running_loop().create_task(self._deliver(incoming, hold))
         self.commits.add(task)
         task.add_done_callback(self.commits.discard)
         return task
 
-    async def _deliver(self, incoming: Incoming, hold: Hold) -> str:
+    async def _deliver(self, incoming: Incoming, hold: Hold) -> str | None:
         try:
             reply = await self.desk.deliver(incoming)
+        except HungUp:
+            return None
         except Exception:
             log.exception("message not delivered", receipt_id=str(incoming.receipt_id))
             return FAILED
@@ -413,6 +482,7 @@ class Service:
 class Phase(enum.Enum):
     """What a session waits for, and so which deadline holds."""
 
+    ENTERING = enum.auto()  # its own beginning, in the doorway, which has deadlines of its own
     COMMAND = enum.auto()  # the peer's next command, or for it to read our replies
     DATA = enum.auto()  # the peer's message
     DESK = enum.auto()  # ourselves; no deadline of the session's
@@ -429,6 +499,7 @@ class InboundSMTP(smtp.SMTP):
     """
 
     commands: ClassVar[dict[bytes, Method]] = {}  # by verb, in upper case
+    takes_binary: ClassVar[bool] = True  # whether BINARYMIME is offered: nothing is sent on, so nothing is converted
     ident: ClassVar[str] = "ESMTP Postroom"
 
     # Read by methods of aiosmtpd's that stay in use; never changed here.
@@ -458,7 +529,6 @@ class InboundSMTP(smtp.SMTP):
             self, Inlet(limit=READ_AHEAD, loop=self.loop), self._cb_client_connected, loop=self.loop
         )
         self.hostname = service.hostname
-        self.tls_context = service.tls_context
         self.transport = None
         self.remote_ip = ""
         self.tls = False
@@ -466,32 +536,59 @@ class InboundSMTP(smtp.SMTP):
         self._handler_coroutine = None
         self._service = service
         self._limits = service.limits
-        self._phase = Phase.COMMAND
+        self._phase = Phase.ENTERING
         self._replies: list[bytes] = []  # said, not yet written
+        self._transcript = transcript.Transcript()
+        self._chunks: Chunks | None = None
+        self._binary = False  # the transaction's MAIL asked for BINARYMIME
         self._errors = 0
         self._messages = 0
-        self._arrived = False  # between arrive() and depart()
+        self.arrived = False  # between arrive() and depart() of the service
         self._began = 0.0  # the session, by the loop's clock
         self._waiting_since = 0.0  # the present phase, by the loop's clock
 
     # The connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.remote_ip = _address(transport)
-        refusal = self._service.arrive(self)
-        if refusal is not None:
-            _turn_away(cast("asyncio.Transport", transport), refusal)
-            return
-        self._arrived = True
+        if not self.arrived:
+            refusal = self.approach(transport) or self.identify(self.remote_ip)
+            if refusal is not None:
+                turn_away(cast("asyncio.Transport", transport), refusal)
+                return
+        self.transport = None  # aiosmtpd sets it
+        self.tls = transport.get_extra_info("ssl_object") is not None
+        self._phase = Phase.COMMAND
         super().connection_made(transport)
 
+    def approach(self, transport: asyncio.BaseTransport) -> str | None:
+        """The connection is there, which may not be all that a session needs; the reply that turns it away, or None."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.remote_ip = _address(transport)
+        refusal = self._service.arrive(self)
+        self.arrived = refusal is None
+        return refusal
+
+    def identify(self, address: str) -> str | None:
+        """It is a client's at `address`; the reply that turns it away, or None."""
+        self.remote_ip = address
+        refusal = self._service.identify(self)
+        if refusal is not None:
+            self.leave()
+        return refusal
+
+    def leave(self) -> None:
+        """Makes room for another; may be called again."""
+        if self.arrived:
+            self.arrived = False
+            self._service.depart(self)
+
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._arrived:  # turned away, or lost already in the TLS handshake
+        if not self.arrived:  # turned away, or lost already in the TLS handshake
             return
-        self._arrived = False
-        self._phase = Phase.OVER
-        super().connection_lost(error)
-        self._service.depart(self)
+        if self._phase is not Phase.ENTERING:
+            self._phase = Phase.OVER
+            super().connection_lost(error)
+        self.leave()
 
     def eof_received(self) -> bool | None:
         """A peer that says no more may still listen: what it sent is obeyed and answered."""
@@ -499,7 +596,9 @@ class InboundSMTP(smtp.SMTP):
 
     def retire(self) -> None:
         """Ends the session as soon as no message is under way."""
-        if self._phase is Phase.COMMAND:
+        if self._phase is Phase.ENTERING:
+            self.abort()
+        elif self._phase is Phase.COMMAND:
             self._reader.interrupt(Goodbye(SHUTTING_DOWN))
 
     def abort(self) -> None:
@@ -510,6 +609,10 @@ class InboundSMTP(smtp.SMTP):
     def _set_rset_state(self) -> None:
         """No transaction; aiosmtpd's name for it."""
         self.envelope = smtp.Envelope()
+        self._binary = False
+        if self._chunks is not None:
+            self._chunks.discard()
+            self._chunks = None
 
     # Deadlines: one timer, which looks again when it was early
 
@@ -535,15 +638,16 @@ class InboundSMTP(smtp.SMTP):
     def _seconds_left(self, now: float) -> float:
         limits = self._limits
         if self._phase is Phase.DATA:
-            return self._seconds_left_of_data(now)
+            return self._seconds_left_of_data(now - self._waiting_since)
         if self._phase is Phase.DESK:
             return 1.0
         if self._phase is Phase.OVER:
             return self._waiting_since + limits.linger_seconds - now
-        return min(self._waiting_since + limits.idle_seconds, self._began + limits.session_seconds) - now
+        left = min(self._waiting_since + limits.idle_seconds, self._began + limits.session_seconds) - now
+        return left if self._chunks is None else min(left, self._seconds_left_of_data(now - self._chunks.began))
 
-    def _seconds_left_of_data(self, now: float) -> float:
-        limits, spent = self._limits, now - self._waiting_since
+    def _seconds_left_of_data(self, spent: float) -> float:
+        limits = self._limits
         left = limits.data_seconds - spent
         if not limits.min_data_rate or left <= 0:
             return left
@@ -565,9 +669,14 @@ class InboundSMTP(smtp.SMTP):
         except Goodbye as goodbye:
             with contextlib.suppress(PeerGone):
                 await self._part(goodbye.reply)
+        except HungUp:
+            with contextlib.suppress(PeerGone):
+                await self._flush()  # what was said before stands
+            self.abort()
         except PeerGone:
             pass  # a message that was received whole is delivered all the same
         finally:
+            self._set_rset_state()
             self._enter(Phase.OVER)
             self._writer.close()
 
@@ -579,7 +688,7 @@ class InboundSMTP(smtp.SMTP):
                 if line is None:
                     break
                 await self._obey(line)
-            except (Goodbye, PeerGone):
+            except (Goodbye, PeerGone, HungUp):
                 raise
             except Refused as refused:
                 self._say(refused.reply)
@@ -609,7 +718,11 @@ class InboundSMTP(smtp.SMTP):
 
     async def _obey(self, line: bytes) -> None:
         verb, _, rest = line.partition(b" ")
-        method = self.commands.get(verb) or self.commands.get(verb.upper())
+        method = self.commands.get(verb)
+        if method is None:
+            verb = verb.upper()
+            method = self.commands.get(verb)
+        self._transcript.heard(verb if method is not None else None, line)
         if method is None:
             raise Refused("500 5.5.2 Command not recognized")
         await method(self, _argument(rest) if rest else None)
@@ -617,6 +730,7 @@ class InboundSMTP(smtp.SMTP):
     def _say(self, reply: str) -> None:
         """Answers a command; written together with the answers to what the peer sent along (RFC 2920 3.2)."""
         self._replies.append(reply.encode("utf-8", "replace") + b"\r\n")
+        self._transcript.said(reply)
         digit = reply[:1]
         if digit in self._service.refused:
             self._service.refused[digit].inc()
@@ -668,8 +782,14 @@ class InboundSMTP(smtp.SMTP):
     def extensions(self) -> list[str]:
         """The keywords of the reply to EHLO."""
         size = f"SIZE {self._limits.message_bytes}"
-        offered = ["PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
-        return [*offered, "STARTTLS"] if self.tls_context is not None and not self.tls else offered
+        offered = ["PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING"]
+        if self.takes_binary:
+            offered.append("BINARYMIME")
+        return [*offered, "STARTTLS"] if self.offers_tls and not self.tls else offered
+
+    @property
+    def offers_tls(self) -> bool:
+        return self._service.context is not None
 
     async def smtp_EHLO(self, arg: str | None) -> None:
         self._greeted(arg, extended=True)
@@ -683,14 +803,14 @@ class InboundSMTP(smtp.SMTP):
     def _greeted(self, name: str | None, *, extended: bool) -> None:
         if not name:
             raise Refused("501 5.5.4 Say your name after HELO or EHLO")
-        self._set_rset_state()  # RFC 5321 4.1.4
+        self._forget()  # RFC 5321 4.1.4
         self.session.host_name = name
         self.session.extended_smtp = extended
 
     async def smtp_STARTTLS(self, arg: str | None) -> None:
         if arg:
             raise Refused("501 5.5.4 STARTTLS takes no argument")
-        if self.tls_context is None:
+        if self._service.context is None:
             raise Refused("502 5.5.1 STARTTLS is not offered")
         if self.tls:
             raise Refused("503 5.5.1 TLS is already on")
@@ -698,11 +818,12 @@ class InboundSMTP(smtp.SMTP):
         await self._flush()
         self._enter(Phase.DESK)  # the handshake has a deadline of its own
         self._reader.clear()  # said in the clear by whoever; later bytes are the handshake's (RFC 3207 6)
-        await self._encrypt(self.tls_context)
+        await self._encrypt(self._service.context())
 
     async def _encrypt(self, context: ssl.SSLContext) -> None:
+        patience = min(self._limits.handshake_seconds, self._limits.idle_seconds)
         try:
-            await self._writer.start_tls(context, ssl_handshake_timeout=min(60.0, self._limits.idle_seconds))
+            await self._writer.start_tls(context, ssl_handshake_timeout=patience)
         except (OSError, ssl.SSLError) as error:
             log.info("tls handshake failed", remote_ip=self.remote_ip, error=type(error).__name__)
             self._writer.close()
@@ -712,7 +833,8 @@ class InboundSMTP(smtp.SMTP):
         self._reader.follow(self.transport)
         self.tls = True
         self.session.host_name = None  # RFC 3207 4.2: all that was said in the clear is forgotten
-        self._set_rset_state()
+        self._forget()
+        self._transcript.settle()
 
     async def smtp_NOOP(self, arg: str | None) -> None:
         self._say("250 2.0.0 OK")
@@ -720,7 +842,7 @@ class InboundSMTP(smtp.SMTP):
     async def smtp_RSET(self, arg: str | None) -> None:
         if arg:
             raise Refused("501 5.5.4 RSET takes no argument")
-        self._set_rset_state()
+        self._forget()
         self._say("250 2.0.0 OK")
 
     async def smtp_QUIT(self, arg: str | None) -> None:
@@ -746,6 +868,11 @@ class InboundSMTP(smtp.SMTP):
 
     # Verbs: a mail transaction
 
+    def _forget(self) -> None:
+        """The transaction, and what was said of it."""
+        self._set_rset_state()
+        self._transcript.over()
+
     async def smtp_MAIL(self, arg: str | None) -> None:
         self._require_hello()
         if self.envelope.mail_from is not None:
@@ -753,27 +880,32 @@ class InboundSMTP(smtp.SMTP):
         path, parameters = _path(_FROM, arg, "501 5.5.4 Syntax: MAIL FROM:<address>")
         if _SANE_DOMAIN.match(path, path.rfind("@") + 1) is None:
             raise Refused("553 5.1.7 Malformed sender")
-        smtputf8 = self._mail_parameters(parameters) if parameters else False
+        asked = self._mail_parameters(parameters) if parameters else frozenset()
+        _require_ascii(path, "SMTPUTF8" in asked)
         if self._messages >= self._limits.messages:
             raise Goodbye("421 4.7.0 Too many messages in one session, connect again")
         self.envelope.mail_from = path
-        self.envelope.smtp_utf8 = smtputf8
+        self.envelope.smtp_utf8 = "SMTPUTF8" in asked
+        self._binary = "BODY=BINARYMIME" in asked
         self._say("250 2.1.0 OK")
 
-    def _mail_parameters(self, text: str) -> bool:
-        """Whether SMTPUTF8 is among them. What is unknown (AUTH=, RET=, …) is ignored: refusing it bounces mail."""
-        smtputf8 = False
-        for parameter in text.upper().split():
+    def _mail_parameters(self, text: str) -> frozenset[str]:
+        """All of them, in upper case. What is unknown (AUTH=, RET=, …) is ignored: refusing it bounces mail."""
+        parameters = frozenset(text.upper().split())
+        for parameter in parameters:
             name, _, value = parameter.partition("=")
             if name == "SIZE":
                 self._require_room(value)
-            elif name == "BODY" and value not in {"7BIT", "8BITMIME"}:  # RFC 6152; BINARYMIME is not offered
-                raise Refused("501 5.5.4 BODY is 7BIT or 8BITMIME")
-            elif name == "SMTPUTF8":
-                smtputf8 = parameter == "SMTPUTF8"
-                if not smtputf8:  # RFC 6531 3.4
-                    raise Refused("501 5.5.4 SMTPUTF8 takes no value")
-        return smtputf8
+            elif name == "BODY":
+                self._require_body(value)
+            elif name == "SMTPUTF8" and parameter != "SMTPUTF8":  # RFC 6531 3.4
+                raise Refused("501 5.5.4 SMTPUTF8 takes no value")
+        return parameters
+
+    def _require_body(self, kind: str) -> None:
+        kinds = ["7BIT", "8BITMIME", "BINARYMIME"] if self.takes_binary else ["7BIT", "8BITMIME"]
+        if kind not in kinds:  # RFC 6152 2, RFC 3030 3
+            raise Refused(f"501 5.5.4 BODY is {' or '.join(kinds)}")
 
     def _require_room(self, declared: str) -> None:
         if not _SIZE.match(declared):
@@ -788,6 +920,10 @@ class InboundSMTP(smtp.SMTP):
         path, _ = _path(_TO, arg, "501 5.5.4 Syntax: RCPT TO:<address>")
         if not path:
             raise Refused("553 5.1.3 A recipient is needed")
+        self._transcript.about(path)
+        if self._chunks is not None:
+            raise Refused("503 5.5.1 The message has begun already")
+        _require_ascii(path, envelope.smtp_utf8)
         if len(envelope.rcpt_tos) >= self._limits.recipients:
             raise Refused("452 4.5.3 Too many recipients")
         self._phase = Phase.DESK
@@ -798,11 +934,13 @@ class InboundSMTP(smtp.SMTP):
         self._say("250 2.1.5 OK")
 
     async def smtp_DATA(self, arg: str | None) -> None:
-        envelope = self._require_mail()
-        if not envelope.rcpt_tos:
-            raise Refused("503 5.5.1 RCPT comes first")
+        envelope = self._require_recipients()
         if arg:
             raise Refused("501 5.5.4 DATA takes no argument")
+        if self._chunks is not None:  # RFC 3030 2
+            raise Refused("503 5.5.1 The message came by BDAT so far")
+        if self._binary:  # RFC 3030 3
+            raise Refused("503 5.5.1 BINARYMIME comes by BDAT")
         if not self._service.budget.has_room(DATA_FLOOR):
             raise Refused(NO_ROOM)
         receipt_id = uuid7()
@@ -812,23 +950,107 @@ class InboundSMTP(smtp.SMTP):
         hold = self._service.budget.hold()
         try:
             raw = await self._receive(hold)
+            self._transcript.content(len(raw))
+            await self._hand_over(receipt_id, envelope, raw, hold)
+        finally:
+            self._transcript.over()
+
+    async def _receive(self, hold: Hold) -> bytes:
+        self._enter(Phase.DATA)
+        try:
+            return await self._reader.message(self._limits.message_bytes, hold)
+        except BaseException:
+            hold.release()
+            raise
+        finally:
+            self._enter(Phase.DESK)
+
+    async def _hand_over(self, receipt_id: uuid.UUID, envelope: smtp.Envelope, raw: bytes, hold: Hold) -> None:
+        """Has a message delivered as soon as it may be stored, and says what came of it."""
+        self._messages += 1
+        self._service.received.inc(len(raw))
+        try:
+            await hold.store()
         except BaseException:
             hold.release()
             raise
         task = self._service.commit(self._incoming(receipt_id, envelope, raw), hold)
-        self._say(await asyncio.shield(task))  # a peer that hangs up now cancels the waiting, not the commit
+        self._transcript.over()
+        reply = await asyncio.shield(task)  # a peer that hangs up now cancels the waiting, not the commit
+        if reply is None:
+            raise HungUp
+        self._say(reply)
 
-    async def _receive(self, hold: Hold) -> bytes:
-        """The message's bytes, when it may be stored."""
-        self._enter(Phase.DATA)
+    async def smtp_BDAT(self, arg: str | None) -> None:
+        """One chunk of a message (RFC 3030 2). Its bytes are read even where it is refused: they are no commands."""
+        match = _CHUNK.match(arg or "")
+        if match is None:
+            raise Goodbye("501 5.5.4 Syntax: BDAT size [LAST]")  # where the chunk ends nobody can tell
+        size, last = int(match["size"]), match["last"] is not None
+        if not self._reader.has(size):
+            await self._flush()
         try:
-            raw = await self._reader.message(self._limits.message_bytes, hold)
+            chunks = await self._receive_chunk(size)
+        except Refused:
+            if last and self._chunks is not None:
+                self._forget()
+            raise
+        self._transcript.content(size)
+        if last:
+            await self._finish(chunks)
+        else:
+            self._say(f"250 2.0.0 {size} bytes received")
+
+    async def _receive_chunk(self, size: int) -> Chunks:
+        """All chunks so far, this one included. The deadlines are the message's: they began with its first chunk."""
+        refusal = self._chunk_refusal(size)
+        chunks = self._chunks or self._first_chunk()
+        self._phase, self._waiting_since = Phase.DATA, chunks.began
+        try:
+            if refusal is not None:
+                await self._skip_chunk(size, refusal)
+            await self._reader.chunk(size, chunks.body, chunks.hold)
+        except Refused:
+            chunks.refuse()
+            raise
         finally:
             self._enter(Phase.DESK)
-        self._messages += 1
-        self._service.received.inc(len(raw))
-        await hold.store()
-        return raw
+        return chunks
+
+    def _chunk_refusal(self, size: int) -> str | None:
+        chunks, limit = self._chunks, self._limits.message_bytes
+        try:
+            self._require_recipients()
+        except Refused as refused:
+            return refused.reply
+        if chunks is not None and chunks.refused:  # RFC 3030 2
+            return "503 5.5.1 The message was refused, say RSET"
+        if size + (len(chunks.body) if chunks is not None else 0) > limit:
+            return TOO_BIG
+        if chunks is None and not self._service.budget.has_room(DATA_FLOOR):
+            return NO_ROOM
+        return None
+
+    def _first_chunk(self) -> Chunks:
+        self._reader.begin_chunks()
+        chunks = Chunks(receipt_id=uuid7(), hold=self._service.budget.hold(), began=self.loop.time())
+        if self.envelope.rcpt_tos:
+            self._chunks = chunks
+        return chunks
+
+    async def _skip_chunk(self, size: int, reply: str) -> None:
+        """Refuses a chunk, after reading it away."""
+        if size > max(self._limits.message_bytes, SKIP_FLOOR):
+            raise Goodbye(reply)
+        await self._reader.skip(size)
+        raise Refused(reply)
+
+    async def _finish(self, chunks: Chunks) -> None:
+        envelope, raw = self.envelope, bytes(chunks.body)
+        chunks.body = bytearray()
+        self._chunks = None  # no longer the session's to release
+        self._set_rset_state()
+        await self._hand_over(chunks.receipt_id, envelope, raw, chunks.hold)
 
     def _incoming(self, receipt_id: uuid.UUID, envelope: smtp.Envelope, raw: bytes) -> Incoming:
         return Incoming(
@@ -840,6 +1062,7 @@ class InboundSMTP(smtp.SMTP):
             tls=self.tls,
             smtputf8=envelope.smtp_utf8,
             raw=raw,
+            transcript=self._transcript.lines(),
         )
 
     def _require_hello(self) -> None:
@@ -851,6 +1074,12 @@ class InboundSMTP(smtp.SMTP):
         if self.envelope.mail_from is None:
             raise Refused("503 5.5.1 MAIL comes first")
         return self.envelope
+
+    def _require_recipients(self) -> smtp.Envelope:
+        envelope = self._require_mail()
+        if not envelope.rcpt_tos:
+            raise Refused("503 5.5.1 RCPT comes first")
+        return envelope
 
 
 def _commands(cls: type[InboundSMTP]) -> dict[bytes, Method]:
@@ -886,6 +1115,11 @@ def _path(pattern: re.Pattern[str], arg: str | None, syntax: str) -> tuple[str, 
     return path, parameters
 
 
+def _require_ascii(path: str, smtputf8: bool) -> None:
+    if not smtputf8 and not path.isascii():  # RFC 6531 3.5
+        raise Refused("553 5.6.7 Such an address needs SMTPUTF8")
+
+
 def _address(transport: asyncio.BaseTransport) -> str:
     """The peer's address; an IPv4 one also where it came by an IPv6 socket. Empty where there is none."""
     peer = transport.get_extra_info("peername")
@@ -894,6 +1128,7 @@ def _address(transport: asyncio.BaseTransport) -> str:
     return str(peer[0]).removeprefix("::ffff:")
 
 
-def _turn_away(transport: asyncio.Transport, reply: str) -> None:
+def turn_away(transport: asyncio.Transport, reply: str) -> None:
+    """Says a session's first and last reply."""
     transport.write(reply.encode() + b"\r\n")
     transport.close()
