@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -97,7 +96,7 @@ class Answering:
 
         From the address that the message was sent to. A key needs `mailboxes` or `read` besides `send`."""
         message, raw, parsed = await self._find(caller, id)
-        files = await _files(raw, parsed)
+        files = await self._files(raw, parsed)
         html = await self._gateway.cleaning.html(raw, "named" if files is not None else "none") if parsed.html else None
         made = answer.forward(answer.Original(parsed=parsed, mail_from=message.mail_from, html=html), _words(body))
         sender, _ = await self._own(caller, message)
@@ -107,7 +106,7 @@ class Answering:
             to=emails.mailboxes("to", body.to),
             cc=emails.mailboxes("cc", body.cc),
             bcc=emails.mailboxes("bcc", body.bcc),
-            attachments=(*emails.attached(body.attachments), *(_whole(raw, parsed) if files is None else files)),
+            attachments=(*emails.attached(body.attachments), *([_whole(raw, parsed)] if files is None else files)),
         )
         wish = once.wish(f"POST /v1/messages/{id}/forward", idempotency_key, fingerprint)
         return await self._send(caller, request, wish)
@@ -133,6 +132,18 @@ class Answering:
         sender = address.Mailbox(address=reached[0])
         emails.check_sender(caller, sender)
         return sender, frozenset(own.without_tag.canonical for own in reached)
+
+    async def _files(self, raw: bytes, parsed: parse.Parsed) -> list[compose.Attachment] | None:
+        """Its attachments; None where they cannot be had one by one: too many, or the mail is odd."""
+        if parsed.status != "ok" or len(parsed.attachments) > MAX_FILES:
+            return None
+        files = []
+        for index in range(len(parsed.attachments)):
+            cut = await self._gateway.parsing.attachment(raw, index)
+            if cut is None:
+                return None
+            files.append(_file(*cut))
+        return files
 
     async def _send(self, caller: Caller, request: sending.Request, wish: Once | None) -> models.Answer:
         emails.check_whole(request)
@@ -177,23 +188,6 @@ def _readable(given: Sequence[str]) -> list[address.Address]:
 # The original's files
 
 
-async def _files(raw: bytes, parsed: parse.Parsed) -> tuple[compose.Attachment, ...] | None:
-    """Its attachments; None where they cannot be had one by one: too many, or the mail is odd."""
-    if parsed.status != "ok" or len(parsed.attachments) > MAX_FILES:
-        return None
-    return await asyncio.to_thread(_taken_out, raw, len(parsed.attachments))
-
-
-def _taken_out(raw: bytes, count: int) -> tuple[compose.Attachment, ...] | None:
-    files = []
-    for index in range(count):
-        found = parse.attachment_fast(raw, index)
-        if found is None:
-            return None
-        files.append(_file(*found))
-    return tuple(files)
-
-
 def _file(found: parse.Attachment, content: bytes) -> compose.Attachment:
     known = found.content_id is not None and _CONTENT_ID.fullmatch(found.content_id)
     extension = ".eml" if found.content_type == MESSAGE else ""
@@ -205,7 +199,7 @@ def _file(found: parse.Attachment, content: bytes) -> compose.Attachment:
     )
 
 
-def _whole(raw: bytes, parsed: parse.Parsed) -> tuple[compose.Attachment, ...]:
+def _whole(raw: bytes, parsed: parse.Parsed) -> compose.Attachment:
     """The message itself as a file; where it is odd, no reader of the forward is to take it apart."""
     kind = MESSAGE if parsed.status == "ok" else parts.OPAQUE
-    return (compose.Attachment(filename="message.eml", content=raw, content_type=kind),)
+    return compose.Attachment(filename="message.eml", content=raw, content_type=kind)
