@@ -167,6 +167,8 @@ def test_a_secret_key_that_is_none_is_refused_and_says_how_to_make_one(secret: s
     [
         ("SECRET_KEY", SECRET),
         ("METRICS_TOKEN", SECRET),
+        ("MAILGUN_SIGNING_KEY", SECRET),
+        ("POSTMARK_WEBHOOK_AUTH", f"user:{SECRET}"),
         ("DATABASE_URL", f"postgresql://user:{SECRET}@host/db"),
         ("REDIS_URL", f"rediss://:{SECRET}@host"),
         ("OUTBOUND", f"smtp://user:{SECRET}@host:587"),

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 from uuid_utils.compat import uuid7
 
-from gateway import app, lifecycle
+from gateway import app, lifecycle, signatures
 from gateway.settings import Settings
 from gateway.web import edge
 from tests import amazon, conftest, house
@@ -221,7 +221,10 @@ async def test_a_mail_with_an_idempotency_key_is_one_mail(client: httpx2.AsyncCl
 async def test_a_key_whose_mail_never_came_to_be_stored_is_tried_again_under_the_same_receipt(
     shared_house: house.House, tenant: house.Tenant, client: httpx2.AsyncClient
 ) -> None:
-    """As after a crash between the key and the mail, and between the mail and its answer."""
+    """As after a crash between the key and the mail, and between the mail and its answer.
+
+    Negative control: with a new receipt id for each attempt it failed, for the ids differed.
+    """
     box = await letters.mailbox(client)
     for stored in (1, 1):  # the second time the mail is there already
         first = receipt(await hand_in(client, RAW, box["address"], key="once"))
@@ -282,7 +285,11 @@ async def test_mail_that_mailgun_read_arrives_with_its_files(
 async def test_mail_that_mailgun_posts_again_changes_nothing(
     provider: httpx2.AsyncClient, owner: httpx2.AsyncClient
 ) -> None:
-    """Whether it signs the second post anew or not."""
+    """Whether it signs the second post anew or not.
+
+    Negative control: with a receipt id drawn for each post it failed, with four mails instead of one, as did the same
+    tests of Postmark and SES.
+    """
     box = await letters.mailbox(owner)
     mime = {"body-mime": RAW.decode()}
     form = mailgun_form(box["address"], mime)
@@ -295,7 +302,10 @@ async def test_mail_that_mailgun_posts_again_changes_nothing(
 
 
 async def test_a_token_is_good_for_one_mail(provider: httpx2.AsyncClient, owner: httpx2.AsyncClient) -> None:
-    """Mailgun's signature says nothing of the body: who has seen one post must not be able to make others."""
+    """Mailgun's signature says nothing of the body: who has seen one post must not be able to make others.
+
+    Negative control: without `_spend` it failed, with 200 instead of 401.
+    """
     box, other = await letters.mailbox(owner), await letters.mailbox(owner)
     form = mailgun_form(box["address"], {"body-mime": RAW.decode()})
     receipt(await provider.post("/inbound/mailgun", data=form))
@@ -313,6 +323,7 @@ async def test_a_token_is_good_for_one_mail(provider: httpx2.AsyncClient, owner:
 async def test_what_mailgun_did_not_sign_is_not_taken(
     provider: httpx2.AsyncClient, owner: httpx2.AsyncClient, forgery: str
 ) -> None:
+    """Negative control: without `_check_mailgun` all failed but the last, with 200 instead of 401."""
     box = await letters.mailbox(owner)
     mime = {"body-mime": RAW.decode()}
     form = {
@@ -379,6 +390,7 @@ async def test_mail_that_was_forwarded_to_postmark_comes_for_whom_it_names(
 async def test_what_does_not_come_from_postmark_is_not_taken(
     provider: httpx2.AsyncClient, owner: httpx2.AsyncClient
 ) -> None:
+    """Negative control: without `signatures.basic` it failed, with 200 instead of 401."""
     box = await letters.mailbox(owner)
     body = POSTMARK | {"OriginalRecipient": box["address"], "MessageID": str(uuid7())}
     auths: list[tuple[str, str]] = [("postmark", "another"), ("another", POSTMARK_AUTH[1]), ("", "")]
@@ -404,8 +416,8 @@ async def test_postmark_hears_403_of_mail_that_can_never_be_taken(provider: http
 
 
 @contextlib.asynccontextmanager
-async def listening_to(region: amazon.Amazon, dsn: str) -> AsyncIterator[httpx2.AsyncClient]:
-    """The application in this process, so that its fetcher leads to the test's Amazon."""
+async def inside(dsn: str, fetch: signatures.Fetch) -> AsyncIterator[tuple[lifecycle.Gateway, httpx2.AsyncClient]]:
+    """The application in this process."""
     settings = Settings(
         database_url=dsn,
         redis_url="",
@@ -414,13 +426,20 @@ async def listening_to(region: amazon.Amazon, dsn: str) -> AsyncIterator[httpx2.
         unknown_recipients="create",
         sns_topic_arns=(amazon.TOPIC,),
     )
-    async with region.serving(), lifecycle.opened(settings, fetch=region.fetcher()) as gateway:
+    async with lifecycle.opened(settings, fetch=fetch) as gateway:
         application = edge.application(app.routes(gateway, dict))
         async with (
             serving(application) as url,
             httpx2.AsyncClient(base_url=f"{url}/v1", timeout=30, trust_env=False) as client,
         ):
-            yield client
+            yield gateway, client
+
+
+@contextlib.asynccontextmanager
+async def listening_to(region: amazon.Amazon, dsn: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """The same, its fetcher leading to the test's Amazon."""
+    async with region.serving(), inside(dsn, region.fetcher()) as (_, client):
+        yield client
 
 
 async def post(client: httpx2.AsyncClient, given: dict[str, Any]) -> httpx2.Response:
@@ -459,6 +478,7 @@ async def test_mail_from_ses_arrives_once_and_subscriptions_are_confirmed(dsn: s
 
 
 async def test_what_sns_did_not_sign_or_cannot_be_taken_is_refused(dsn: str, tmp_path: Path) -> None:
+    """Negative control: without `signatures.sns` it failed, with 200 instead of 401."""
     region, home = amazon.Amazon(tmp_path), house.House(dsn=dsn, environment={}, listeners={})
     await home.tenant()
     message = received("Subject: x\r\n\r\n", SNS_ACTION)
@@ -488,6 +508,7 @@ async def test_what_sns_did_not_sign_or_cannot_be_taken_is_refused(dsn: str, tmp
 
 
 async def test_where_a_provider_is_not_configured_there_is_nothing(shared_house: house.House) -> None:
+    """Negative control: with routes for operations that are not available it failed, with 422 instead of 404."""
     async with httpx2.AsyncClient(base_url=f"{shared_house.url}/v1", headers={"X-Request-Id": "the-same"}) as anybody:
         for method in ("POST", "GET", "OPTIONS"):
             nothing = await anybody.request(method, "/inbound/nothing-here?x=1", content=b"x")
@@ -497,6 +518,23 @@ async def test_where_a_provider_is_not_configured_there_is_nothing(shared_house:
                 assert (dict(answer.headers), answer.content) == (dict(nothing.headers), nothing.content)
         paths = (await anybody.get(f"{shared_house.url}/openapi.json")).json()["paths"]
         assert {f"/v1/inbound/{path}" for path in ("raw", "mailgun", "mailgun/mime", "postmark", "ses")} <= set(paths)
+
+
+async def test_mail_by_http_counts_among_the_bytes_in_flight(dsn: str) -> None:
+    """Negative control: without `hold.resize` it failed, with 200 instead of 503."""
+    home = house.House(dsn=dsn, environment={}, listeners={})
+    tenant = await home.tenant()
+    async with inside(dsn, signatures.Fetcher()) as (gateway, client):
+        client.headers |= tenant.headers
+        budget = gateway.in_flight
+        budget.used = budget.limit - len(RAW) + 1
+        answer = await hand_in(client, RAW, "x@postroom.test")
+        refused(answer, 503, "unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        budget.used = 0
+        receipt(await hand_in(client, RAW, "x@postroom.test"))
+        refused(await hand_in(client, RAW, "x@postroom.test", mail_from="no address"), 422, "validation_error")
+        assert (budget.used, budget.storing) == (0, 0)
 
 
 async def test_without_the_database_everybody_is_to_come_again(postgres_dsn: str, redis_url: str) -> None:

@@ -11,9 +11,11 @@ from uuid import UUID
 import httpx2
 import pytest
 from pydantic import BaseModel, Field, JsonValue
+from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway import models
-from gateway.web import api, reading
+from gateway.web import api, edge, openapi, reading
 from tests.web import sample
 from tests.web.serving import client_of
 from tests.web.test_edge import error_of
@@ -330,6 +332,29 @@ async def with_union(body: BesideAUnion) -> None: ...
 async def with_long(body: Long) -> None: ...
 async def with_quick(body: Quick) -> None: ...
 async def with_bytes(body: bytes) -> None: ...
+async def with_request_and_bytes(request: Request, body: bytes) -> None: ...
+
+
+async def counting(request: Request) -> Response:
+    return Response(str(len(await request.body())))
+
+
+async def test_an_operation_may_read_its_body_itself_within_its_limit() -> None:
+    operation = api.op("POST", "/x", counting, public=True, reads_body=True, max_body_bytes=1000)
+    described = api.Api([operation], authenticate=sample.authenticate)
+    async with client_of(edge.application(described.routes())) as client:
+        answer = await client.post("/v1/x", content=b"x" * 1000)
+        assert (answer.status_code, answer.text) == (200, "1000")
+        assert error_of(await client.post("/v1/x", content=b"x" * 1001))["name"] == "payload_too_large"
+
+
+async def test_an_operation_that_is_not_available_is_described_and_not_there() -> None:
+    operation = api.op("POST", "/x", counting, public=True, reads_body=True, available=False)
+    described = api.Api([operation], authenticate=sample.authenticate)
+    paths = openapi.document(described, title="", version="")["paths"]
+    assert "requestBody" in paths["/v1/x"]["post"]
+    async with client_of(edge.application(described.routes())) as client:
+        assert (await client.post("/v1/x")).status_code == (await client.get("/v1/x")).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -350,6 +375,8 @@ async def with_bytes(body: bytes) -> None: ...
         (api.op("POST", "/x", with_union, scope="send"), "max_length"),
         (api.op("POST", "/x", with_long, scope="send"), "fail_fast"),
         (api.op("POST", "/x", with_bytes, scope="send"), "consumes"),
+        (api.op("POST", "/x", plain, scope="send", reads_body=True), "itself"),
+        (api.op("POST", "/x", with_request_and_bytes, scope="send", reads_body=True, consumes="x/y"), "itself"),
     ],
 )
 def test_a_wrong_declaration_stops_the_process(operation: api.Operation, message: str) -> None:
