@@ -38,7 +38,10 @@ async def judging_house(
     async with (
         nameserver.serving(dict(ZONE)) as names,
         letters.own_house(
-            postgres_dsn, redis_url, programs=programs, settings={"DNS_SERVERS": names.address, **settings}
+            postgres_dsn,
+            redis_url,
+            programs=programs,
+            settings={"SENDER_AUTH": "true", "DNS_SERVERS": names.address, **settings},
         ) as home,
         home.client((await home.tenant()).key) as client,
     ):
