@@ -55,7 +55,12 @@ def place(postgres_dsn: str, redis_url: str) -> Iterator[Place]:
             letters.own_house(
                 postgres_dsn,
                 redis_url,
-                settings={"DNS_SERVERS": server.address, "MAIL_DOMAINS": f"{HOST} {SHARED}"},
+                programs=("serve", "worker"),
+                settings={
+                    "DNS_SERVERS": server.address,
+                    "MAIL_DOMAINS": f"{HOST} {SHARED}",
+                    "RECLAIM_INTERVAL_SECONDS": "0.1",
+                },
             )
         ) as home,
     ):
@@ -160,6 +165,8 @@ async def test_every_account_has_a_proof_of_its_own_for_every_domain(
     [
         ({}, "name"),
         ({"name": "localhost"}, "name"),
+        ({"name": "co.uk"}, "name"),
+        ({"name": "github.io."}, "name"),
         ({"name": "192.0.2.1"}, "name"),
         ({"name": "[192.0.2.1]"}, "name"),
         ({"name": "[IPv6:2001:db8::1]"}, "name"),
@@ -262,6 +269,7 @@ async def test_the_dns_decides_and_each_record_tells_how_it_stands(
 async def test_while_the_dns_does_not_answer_nothing_changes(
     place: Place, client: httpx2.AsyncClient, name: str
 ) -> None:
+    """Negative control: with no answer taken for an empty one, the claim was `failed` instead of `pending`."""
     await claimed(client, name)
     silent: dict[str, nameserver.Records] = {f"_postroom.{name}": nameserver.SERVFAIL, name: nameserver.SERVFAIL}
     place.zone.update(silent)
@@ -289,6 +297,7 @@ async def test_who_has_a_domain_keeps_it_when_the_proof_is_taken_out(
 async def test_a_domain_passes_only_to_who_proves_it_and_when_the_owners_proof_is_gone(
     place: Place, client: httpx2.AsyncClient, other: httpx2.AsyncClient, name: str
 ) -> None:
+    """Negative control: with no look for the owner's proof, the domain was the other's while both proofs were there."""
     mine, theirs = await verified(place, client, name), await claimed(other, name)
     assert (await looked_at(other, name))["status"] == "failed"
     place.publish(mine, theirs)
@@ -309,6 +318,7 @@ async def test_a_domain_passes_only_to_who_proves_it_and_when_the_owners_proof_i
 
 
 async def test_of_many_who_prove_a_domain_at_once_one_has_it(place: Place, name: str) -> None:
+    """Negative controls: with no look for the owner's proof, or with no turn taken, several were `verified`."""
     clients = [place.home.client((await place.home.tenant()).key) for _ in range(5)]
     place.publish(*[await claimed(client, name) for client in clients])
     for _ in range(2):
@@ -355,6 +365,8 @@ async def test_mailboxes_are_made_at_ones_own_verified_domains_alone(
 async def test_a_catch_all_never_expires(
     place: Place, client: httpx2.AsyncClient, other: httpx2.AsyncClient, name: str
 ) -> None:
+    """Negative controls: with its life left as it was, `expires_at` was still a time; with no look at the domains in
+    PATCH /mailboxes, a new life was granted."""
     box = await letters.mailbox(client)
     assert box["expires_at"] is not None
     assert (await claimed(client, name, catch_all=box["address"]))["catch_all"] == box["id"]
@@ -378,6 +390,7 @@ async def test_a_catch_all_never_expires(
 async def test_foreign_domains_are_as_if_they_were_not(
     place: Place, client: httpx2.AsyncClient, other: httpx2.AsyncClient, name: str
 ) -> None:
+    """Negative control: with no account in the WHERE clause of `domains.get`, GET answered 200 instead of 404."""
     mine = await verified(place, client, name)
     other.headers["X-Request-Id"] = "the-same"
     for method, path, body in (
@@ -392,3 +405,176 @@ async def test_foreign_domains_are_as_if_they_were_not(
         assert dict(answers[0].headers) == dict(answers[1].headers)
     assert await letters.listed(other, "/domains") == []
     assert (await client.get(f"/domains/{name}")).json() == mine
+
+
+# Mail
+
+
+async def answers(place: Place, *recipients: str) -> list[str]:
+    """What each recipient hears at RCPT."""
+    replies = []
+    async with letters.session(place.home) as peer:
+        for line in ("MAIL FROM:<a@b.example>", *(f"RCPT TO:<{recipient}>" for recipient in recipients)):
+            await peer.send(line.encode() + b"\r\n")
+            replies.append(await peer.reply())
+    return replies[1:]
+
+
+async def until_refused(place: Place, recipient: str) -> str:
+    """For a few seconds it is believed that a domain is whose it was."""
+    async with asyncio.timeout(20):
+        while (reply := (await answers(place, recipient))[0]).startswith("250"):
+            pass
+    return reply
+
+
+async def given(place: Place, *recipients: str) -> str:
+    """A mail, taken; its subject."""
+    subject = f"mail {uuid7().hex}"
+    await letters.hand_in(place.home, letters.letter(subject), *recipients)
+    return subject
+
+
+async def subjects(client: httpx2.AsyncClient, mailbox: dict[str, Any]) -> list[str]:
+    """What lies in a mailbox, oldest first."""
+    found = await letters.listed(client, f"/mailboxes/{mailbox['id']}/messages", order="asc")
+    return [message["subject"] for message in found]
+
+
+async def everywhere(client: httpx2.AsyncClient) -> list[str]:
+    """What came in for the account."""
+    return [event["data"]["subject"] for event in await letters.listed(client, "/events", types="message.received")]
+
+
+async def test_mail_is_taken_for_verified_domains_alone(place: Place, client: httpx2.AsyncClient, name: str) -> None:
+    unproved = f"un{name}"
+    await claimed(client, unproved)
+    await verified(place, client, name)
+    box = await letters.mailbox(client, address=f"me@{name}")
+    for refusal in await answers(place, f"me@{unproved}", f"me@below.{name}", "me@nobodys.example"):
+        assert refusal.startswith(RELAYING_DENIED), refusal
+    subject = await given(place, f"me+tag@{name.upper()}")
+    await given(place, f"unknown@{name}")
+    assert await subjects(client, box) == [subject]
+    assert await everywhere(client) == [subject]
+
+
+async def test_a_domain_that_is_given_up_takes_no_mail_and_its_mailboxes_keep_theirs(
+    place: Place, client: httpx2.AsyncClient, name: str
+) -> None:
+    await verified(place, client, name)
+    box = await letters.mailbox(client, address=f"me@{name}")
+    subject = await given(place, box["address"])
+    assert (await client.delete(f"/domains/{name}")).status_code == 204
+    assert (await until_refused(place, box["address"])).startswith(RELAYING_DENIED)
+    assert await subjects(client, box) == [subject]
+    assert (await client.get(f"/mailboxes/{box['address']}")).json()["status"] == "active"
+
+
+async def test_a_wildcard_takes_mail_for_all_names_below(place: Place, client: httpx2.AsyncClient, name: str) -> None:
+    catch = await letters.mailbox(client)
+    await verified(place, client, name, wildcard=True, catch_all=catch["id"])
+    box = await letters.mailbox(client, address=f"me@a.{name}")
+    caught = [await given(place, to) for to in (f"me@{name}", f"me@b.{name}", f"me@c.b.a.{name}")]
+    subject = await given(place, box["address"])
+    assert await subjects(client, box) == [subject]
+    assert await subjects(client, catch) == caught
+
+
+async def test_a_catch_all_takes_what_nobody_else_does(place: Place, client: httpx2.AsyncClient, name: str) -> None:
+    """Also where the policy is to reject; when the catch-all is gone, the policy holds."""
+    catch = await letters.mailbox(client)
+    await verified(place, client, name, catch_all=catch["id"], unknown_recipients="reject")
+    box = await letters.mailbox(client, address=f"me@{name}")
+    over = await letters.mailbox(client, address=f"over@{name}")
+    await letters.expire(place.home, over["id"])
+    one, both = await given(place, box["address"]), await given(place, box["address"], f"you@{name}")
+    late = await given(place, over["address"])
+    assert await subjects(client, box) == [one, both]
+    assert await subjects(client, catch) == [both, late]
+    assert (await client.delete(f"/mailboxes/{catch['id']}")).status_code == 204
+    assert (await until_refused(place, f"you@{name}")).startswith(NO_SUCH_MAILBOX)
+
+
+async def test_each_domain_has_its_own_way_with_unknown_recipients(
+    place: Place, client: httpx2.AsyncClient, name: str
+) -> None:
+    for policy in ("drop", "reject", "create"):
+        await verified(place, client, f"{policy}.{name}", unknown_recipients=policy)
+        box = await letters.mailbox(client, address=f"me@{policy}.{name}")
+        subject = await given(place, box["address"])
+        assert await subjects(client, box) == [subject]
+    [refusal] = await answers(place, f"you@reject.{name}")
+    assert refusal.startswith(NO_SUCH_MAILBOX)
+    await given(place, f"you@drop.{name}")
+    subject = await given(place, f"you+tag@create.{name}")
+    created = (await client.get(f"/mailboxes/you@create.{name}")).json()
+    assert created["expires_at"] is None
+    assert await subjects(client, created) == [subject]
+    assert len(await everywhere(client)) == 4
+
+
+async def test_one_mail_for_domains_of_two_accounts_comes_to_each_alone(
+    place: Place, client: httpx2.AsyncClient, other: httpx2.AsyncClient, name: str
+) -> None:
+    boxes = []
+    for who, label in ((client, "one"), (other, "two")):
+        await verified(place, who, f"{label}.{name}", unknown_recipients="create")
+        boxes.append(await letters.mailbox(who, address=f"me@{label}.{name}"))
+    to = [f"{local}@{label}.{name}" for label in ("one", "two") for local in ("me", "you")]
+    subject = await given(place, *to)
+    for who, box, own in ((client, boxes[0], to[:2]), (other, boxes[1], to[2:])):
+        assert await subjects(who, box) == [subject]
+        assert await everywhere(who) == [subject, subject]
+        for message in await letters.listed(who, "/messages"):
+            whole = (await who.get(f"/messages/{message['id']}")).json()
+            assert set(whole["envelope"]["rcpt_to"]) < set(own)
+
+
+async def test_the_longest_name_decides_whose_mail_it_is(
+    place: Place, client: httpx2.AsyncClient, other: httpx2.AsyncClient, name: str
+) -> None:
+    catches = [await letters.mailbox(who) for who in (client, other)]
+    await verified(place, client, name, wildcard=True, catch_all=catches[0]["id"])
+    await verified(place, other, f"a.{name}", catch_all=catches[1]["id"])
+    mine, theirs = await given(place, f"x@b.a.{name}"), await given(place, f"x@a.{name}")
+    assert await subjects(client, catches[0]) == [mine]
+    assert await subjects(other, catches[1]) == [theirs]
+    refused(await client.post("/mailboxes", json={"domain": f"a.{name}"}), 422, "validation_error")
+
+
+@pytest.mark.parametrize("policy", ["drop", "reject", "create"])
+async def test_an_address_stays_whose_it_was_when_its_domain_passes(
+    place: Place, client: httpx2.AsyncClient, other: httpx2.AsyncClient, name: str, policy: str
+) -> None:
+    """Live or expired, it is nobody's but the old owner's until its mailbox is reclaimed; its mail is dropped.
+
+    Negative controls: with every address led where it leads, whoever has the domain, mail for the expired one came to
+    the new owner's catch-all, and with `create` both mails to the old owner; with foreign addresses treated as free,
+    the catch-all got the mail for both; with only unowned domains refused to mailboxes, the old owner heard 409 for
+    an address at the domain, not 422."""
+    await verified(place, client, name)
+    kept, over = [await letters.mailbox(client, address=f"{local}@{name}") for local in ("kept", "over")]
+    await letters.expire(place.home, over["id"])
+    catch = await letters.mailbox(other)
+    theirs = await claimed(other, name, unknown_recipients=policy, catch_all=catch["id"] if policy == "drop" else None)
+    place.publish(theirs)
+    assert (await looked_at(other, name))["status"] == "verified"
+    for box in (kept, over):
+        refused(await other.post("/mailboxes", json={"address": box["address"]}), 409, "address_taken")
+        refused(await client.post("/mailboxes", json={"address": box["address"]}), 422, "validation_error")
+        if policy == "reject":
+            assert (await answers(place, box["address"]))[0].startswith(NO_SUCH_MAILBOX)
+        else:
+            await given(place, box["address"])
+    if policy != "reject":
+        subject = await given(place, f"new@{name}")
+        assert await everywhere(other) == [subject]
+    assert await everywhere(client) == []
+    assert (await client.delete(f"/mailboxes/{kept['id']}")).status_code == 204
+    async with asyncio.timeout(20):
+        while (answer := await other.post("/mailboxes", json={"address": kept["address"]})).status_code == 409:
+            pass  # until it is reclaimed
+    assert answer.status_code == 201
+    subject = await given(place, kept["address"])
+    assert await subjects(other, answer.json()) == [subject]

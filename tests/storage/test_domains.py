@@ -151,6 +151,7 @@ async def test_a_catch_all_that_takes_no_mail_is_none(database: db.Database, acc
 
 
 async def test_a_domain_does_not_pass_while_a_mailbox_is_made_there(database: db.Database, account_id: UUID) -> None:
+    """Seen to fail with FOR SHARE taken out of `hold_owner`: the domain had passed before the mailbox was there."""
     other = await rows.account(database)
     await won(database, account_id)
     await claimed(database, other)
@@ -177,7 +178,9 @@ async def test_a_domain_does_not_pass_while_a_mailbox_is_made_there(database: db
 
 
 async def test_whoever_changes_who_has_a_domain_is_alone_with_it(database: db.Database, account_id: UUID) -> None:
-    """A claim that is deleted while it wins: the name must not stay behind."""
+    """A claim that is deleted while it wins: the name must not stay behind.
+
+    Seen to fail with no lock in `take_turn`: the name was still the account's, whose claim was gone."""
     await claimed(database, account_id)
     held, may_end = asyncio.Event(), asyncio.Event()
 
