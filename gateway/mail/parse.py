@@ -312,7 +312,8 @@ def _lost_body(node: Any) -> bool:
 def _first(node: Any, name: str) -> str:
     """The first field of that name, of a part as either parser has it; empty where there is none."""
     if isinstance(node, email.message.Message):
-        return _wire(node.get(name))
+        lower = name.lower()
+        return next((_wire(value) for field, value in node.raw_items() if field.lower() == lower), "")
     return _value(node.headers, name)
 
 
@@ -456,9 +457,9 @@ def _content_slow(part: email.message.Message) -> bytes:
     return decoded
 
 
-def _wire(value: object) -> str:
-    """What compat32 gives for a field: None, text with octets hidden in surrogates, or a Header around it."""
-    text = "" if value is None else str(value)
+def _wire(value: str) -> str:
+    """A field as the stdlib's parser keeps it, octets hidden in surrogates: unfolded, in UTF-8 or windows-1252."""
+    text = value.replace("\r\n", "").replace("\n", "").strip()
     return text if text.isascii() else charsets.decode(text.encode("utf-8", "surrogateescape"), None)[0]
 
 
