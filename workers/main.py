@@ -1,4 +1,4 @@
-"""The worker process: deliveries, webhooks, expiry, reclaim.
+"""The worker process: deliveries, webhooks, the index of words, expiry, reclaim.
 
 Three ways in to the same work, so that none of them must be reliable:
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from uuid import UUID
 
@@ -21,6 +22,7 @@ import structlog
 
 from gateway import lifecycle, loops, telemetry
 from gateway.errors import Unavailable
+from gateway.inbound.indexing import AfterwardsReader
 from gateway.notify.dispatch import Dispatcher
 from gateway.notify.webhooks import Poster
 from gateway.outbound.deliver import Carrier
@@ -32,6 +34,10 @@ from workers.nudged import NudgedWorker, run_forever
 log = structlog.get_logger(__name__)
 
 HEARING_SECONDS = 1.0  # how long it is believed which accounts have webhooks
+INDEXING_ACCOUNTS = 2  # read at once: more would take the processors from those who accept mail
+UNREAD_SECONDS = 30.0  # between looks for mail that no nudge told of
+UNREAD_SECONDS_ALONE = 1.0  # the same without Redis
+UNREAD_SHARE = 0.05  # of the time that looking may take
 
 
 class Work:
@@ -46,6 +52,12 @@ class Work:
         self._dispatcher = Dispatcher(gateway.database, settings, gateway.keyring, poster, told=gateway.tell)
         self._deliveries = Drains(self._carrier.drain, name="deliver")
         self._webhooks = Drains(self._dispatcher.drain, name="webhooks")
+        self._reader = AfterwardsReader(gateway.database, gateway.parsing, told=gateway.tell)
+        self._indexing = Drains(self._reader.drain, name="index", concurrency=INDEXING_ACCOUNTS)
+        self._judging = Drains(gateway.judging.drain, name="judge")
+        self._held = Drains(gateway.judging.drain_held, name="judge held")
+        self._looked = float("-inf")  # when all accounts were last looked at for mail to read
+        self._looking = 0.0  # seconds that it took
         self._hearing: set[UUID] = set()
 
     def rounds(self) -> Sequence[Awaitable[None]]:
@@ -55,27 +67,38 @@ class Work:
             self._carrier.renew_leases(),
             _every(settings.sweep_interval_seconds, self._sweep),
             _every(HEARING_SECONDS, self._learn_who_hears),
+            _every(UNREAD_SECONDS_ALONE, self._index),
             _every(settings.expiry_interval_seconds, self._expire),
             _every(settings.reclaim_interval_seconds, self._reclaim),
             *([run_forever(self._arq)] if settings.redis_url else []),
         ]
 
     def hear(self, account_ids: Sequence[UUID]) -> None:
-        """These accounts' logs have grown: those that have webhooks have somebody to tell."""
+        """These accounts' logs have grown: some have webhooks to be told by, all may have mail to be read."""
         for account_id in self._hearing.intersection(account_ids):
             self._webhooks.poke(account_id)
+        for account_id in account_ids:
+            self._indexing.poke(account_id)
+            if self._settings.sender_auth:
+                self._judging.poke(account_id)
 
     async def close(self) -> None:
         """Begin nothing new; what runs has DRAIN_SECONDS to end."""
         seconds = self._settings.drain_seconds
-        await asyncio.gather(self._deliveries.close(seconds), self._webhooks.close(seconds))
-        left = await asyncio.gather(self._carrier.close(seconds), self._dispatcher.close(seconds))
-        log.info("worker drained", deliveries_left=left[0], webhooks_left=left[1])
+        self._reader.end()
+        await asyncio.gather(*(drains.close(seconds) for drains in self._drains()))
+        left = await asyncio.gather(
+            self._carrier.close(seconds), self._dispatcher.close(seconds), self._gateway.judging.close(seconds)
+        )
+        log.info("worker drained", deliveries_left=left[0], webhooks_left=left[1], held_left=left[2])
+
+    def _drains(self) -> Sequence[Drains]:
+        return self._deliveries, self._webhooks, self._indexing, self._judging, self._held
 
     def _arq(self) -> NudgedWorker:
         return NudgedWorker(
             self._settings.redis_url,
-            pokes={lifecycle.DELIVER: self._deliveries.poke},
+            pokes={lifecycle.DELIVER: self._deliveries.poke, lifecycle.JUDGE: self._held.poke},
             tls_verify=self._settings.redis_tls_verify,
             namespace=self._settings.redis_namespace,
         )
@@ -85,6 +108,21 @@ class Work:
             self._deliveries.poke(account_id)
         for account_id in await self._dispatcher.look():
             self._webhooks.poke(account_id)
+        for account_id in await self._gateway.judging.look_held():
+            self._held.poke(account_id)
+
+    async def _index(self) -> None:
+        """Mail that no nudge told of. While Redis is there, that is next to none."""
+        began = time.monotonic()
+        connected = self._gateway.redis_state == "connected"
+        if began < self._looked + (UNREAD_SECONDS if connected else self._looking / UNREAD_SHARE):
+            return
+        for account_id in await self._reader.look():
+            self._indexing.poke(account_id)
+        for account_id in await self._gateway.judging.look():
+            self._judging.poke(account_id)
+        self._looked = time.monotonic()
+        self._looking = self._looked - began
 
     async def _learn_who_hears(self) -> None:
         self._hearing = await self._dispatcher.hearing()
