@@ -229,6 +229,7 @@ class InboundHttp:
                 token=handed.field(parts, "token"),
                 signature=handed.field(parts, "signature"),
                 now=time.time(),
+                within=min(signatures.MAILGUN_SECONDS, self._settings.idempotency_seconds / 2),
             )
 
     async def _spend(self, token: str, fingerprint: bytes) -> None:
@@ -236,7 +237,7 @@ class InboundHttp:
 
         Remembered where idempotency keys are, in the name of an account that nobody has.
         """
-        seconds = max(self._settings.idempotency_seconds, signatures.MAILGUN_SECONDS)
+        seconds = self._settings.idempotency_seconds
         wish = Once(endpoint=TOKENS, key=token, fingerprint=fingerprint)
         try:
             async with self._gateway.database.transaction() as connection:
