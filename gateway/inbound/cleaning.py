@@ -13,9 +13,9 @@ from gateway.mail import sanitize
 
 log = structlog.get_logger(__name__)
 
-SECONDS: Final = 3.0  # for one message
+SECONDS: Final = 5.0  # for one message; 5 MB of harmless HTML take one to three
 WORKERS: Final = 2
-WAIT_SECONDS: Final = 8.0  # for a free child: two hostile messages may be in front, and two more
+WAIT_SECONDS: Final = 12.0  # for a free child: two hostile messages may be in front, and two more
 
 _decoder = msgspec.msgpack.Decoder(str)
 
