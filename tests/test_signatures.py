@@ -58,7 +58,7 @@ def test_mailguns_own_signature_is_good(off: int) -> None:
     ],
 )
 def test_what_mailgun_did_not_sign_now_is_refused(wrong: dict[str, Any]) -> None:
-    """Negative control: without the comparison the first seven failed, without the look at the clock the last three, and
+    """Negative control: without the comparison the first seven failed, without the look at the clock the last three and
     the one whose timestamp lends a digit to its token."""
     given: dict[str, Any] = {"timestamp": str(NOW), "token": TOKEN, "signature": digest(NOW, TOKEN), "now": NOW}
     with pytest.raises(Unverified):
