@@ -28,7 +28,6 @@ class Doorway(asyncio.BufferedProtocol):
         self._header = b""
         self._room = bytearray(1)  # where the next bytes of it come
         self._deadline: asyncio.TimerHandle | None = None
-        self._handshake: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -78,7 +77,7 @@ class Doorway(asyncio.BufferedProtocol):
         if refusal is not None:
             self._turn_away(refusal)
         elif self._tls is not None:
-            self._handshake = self._loop.create_task(self._encrypt(self._tls()))
+            self._session.handshake = self._loop.create_task(self._encrypt(self._tls()))
         else:
             self._transport.set_protocol(self._session)
             self._session.connection_made(self._transport)

@@ -516,6 +516,7 @@ class InboundSMTP(smtp.SMTP):
     _reader: Inlet
     _writer: asyncio.StreamWriter
     _timeout_handle: asyncio.TimerHandle | None
+    _handler_coroutine: asyncio.Task[None] | None
     _paused: bool  # asyncio's: the peer reads more slowly than it is answered
 
     def __init_subclass__(cls) -> None:
@@ -543,6 +544,7 @@ class InboundSMTP(smtp.SMTP):
         self._binary = False  # the transaction's MAIL asked for BINARYMIME
         self._errors = 0
         self._messages = 0
+        self.handshake: asyncio.Task[None] | None = None  # who waits for TLS, while somebody does
         self.arrived = False  # between arrive() and depart() of the service
         self._began = 0.0  # the session, by the loop's clock
         self._waiting_since = 0.0  # the present phase, by the loop's clock
@@ -555,7 +557,7 @@ class InboundSMTP(smtp.SMTP):
             if refusal is not None:
                 turn_away(cast("asyncio.Transport", transport), refusal)
                 return
-        self.transport = None  # aiosmtpd sets it
+        self.transport = self.handshake = None  # aiosmtpd sets the former
         self.tls = transport.get_extra_info("ssl_object") is not None
         self._phase = Phase.COMMAND
         super().connection_made(transport)
@@ -605,6 +607,9 @@ class InboundSMTP(smtp.SMTP):
         """Cuts the connection; a delivery under way goes on."""
         if self.transport is not None:
             self.transport.abort()
+        if self.handshake is not None:  # the TLS layer tells nobody of a connection that it never handed over
+            self.handshake.cancel()
+            self.connection_lost(None)
 
     def _set_rset_state(self) -> None:
         """No transaction; aiosmtpd's name for it."""
@@ -822,6 +827,7 @@ class InboundSMTP(smtp.SMTP):
 
     async def _encrypt(self, context: ssl.SSLContext) -> None:
         patience = min(self._limits.handshake_seconds, self._limits.idle_seconds)
+        self.handshake = self._handler_coroutine
         try:
             await self._writer.start_tls(context, ssl_handshake_timeout=patience)
         except (OSError, ssl.SSLError) as error:
@@ -829,6 +835,7 @@ class InboundSMTP(smtp.SMTP):
             self._writer.close()
             self.connection_lost(None)  # the TLS layer tells nobody of a connection that it never handed over
             raise PeerGone from error
+        self.handshake = None
         self.transport = cast("asyncio.Transport", self._writer.transport)
         self._reader.follow(self.transport)
         self.tls = True
