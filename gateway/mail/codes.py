@@ -290,7 +290,7 @@ _SAYS = re.compile(
 )
 _ENDS = re.compile(r"[!?。！？؟।]|(?<!\bno)(?<!\bnr)(?<!\bn)(?<!\btel)(?<!\bref)\.(?=\s)|\n\s*\n")
 _IS = re.compile(
-    r"[\s*_»\"'”\])】」]*(?:[-–—:=]\s|(?:is|ist|est|es|è|é|to|jest|это|as|هو|هي|आपका|यह)\b|[是为為はが이가])"
+    r"[\s*_»\"'”\])】」]*(?:[-–—:=]\s|(?:is|ist|est|es|è|é|to|jest|это|as|هو|هي|आपका|आपके|यह)\b|[是为為はが이가])"
 )
 _COLON_OR_DASH: Final = frozenset(":-–—")
 _GROUPS: Final = frozenset(" \u00a0-")  # between digits, they make one number of them
@@ -324,7 +324,7 @@ class _Place:
 
     @property
     def entered(self) -> bool:
-        """ "Enter" or the like stands right before it."""
+        """Whether "enter" or the like stands right before it."""
         return _ENTERS.search(self.before[-40:]) is not None
 
 
@@ -422,8 +422,14 @@ def _names_another(place: _Place) -> bool:
         return False
     gap = place.gap
     if _CONNECTS.fullmatch(gap):
-        return True
+        return not (place.alone and _led_in(place))
     return len(gap) <= 25 and not place.alone and not _ENDS.search(gap) and "\n" not in gap and not _digits(gap)
+
+
+def _led_in(place: _Place) -> bool:
+    """A word for a code stands in the same sentence: "enter the code for your account:" and a line of its own."""
+    start, end = next(((start, end) for name, start, end in reversed(place.names) if name == "code"), (0, 0))
+    return end > start and not _ENDS.search(place.before, end, place.names[-1][1])
 
 
 def _digits(words: str) -> bool:
@@ -436,7 +442,7 @@ def _by_name(place: _Place, hint: float) -> float:
     named = next((end for name, _, end in reversed(place.names) if name == "code"), None)
     if nearest == "code" or (named is not None and nearest == "weak" and not _ENDS.search(place.before, named)):
         return max(_by_gap(place, place.gap), 0.8 * place.entered)
-    if named is not None and (place.alone or _SAYS.search(place.before)):
+    if named is not None and (place.alone or (_SAYS.search(place.before) and not _ENDS.search(place.before, named))):
         return 0.85 * _by_gap(place, place.before[named:]) if nearest == "other" else 0.8
     if place.entered and (nearest == "weak" or hint or named is not None):
         return 0.75
@@ -454,23 +460,34 @@ def _by_gap(place: _Place, gap: str) -> float:
         return 0.8 if ended else 0.9
     if place.alone:
         return 0.8 if ended else 0.9
-    return 0.3 if ended or len(gap) > 60 else 0.6
+    return 0.3 if ended or len(gap) > 60 or _digits(gap) else 0.6
 
 
 def _by_what_follows(place: _Place) -> float:
-    """ "482913 is your code", "880415 kodunu gir", "enter 604477 when asked for the code"."""
+    """As in "482913 is your code", "880415 kodunu gir", "enter 604477 when asked for the code"."""
     if place.word and place.after.lstrip()[:1] in _COLON_OR_DASH:
         return 0.0  # "IMPORTANT: your code has expired"
     ended = _ENDS.search(place.after)
     sentence = place.after[: ended.start()] if ended else place.after
     names = _names(sentence)
     first = next((each for each in names if each[0] != "weak"), None)
-    if first is None or first[0] == "other":
-        return (0.75 if place.entered else 0.6 * (_begins(place) and _IS.match(sentence) is not None)) if names else 0.0
-    if place.entered or (_IS.match(sentence) and _begins(place)):
+    if first is not None and first[0] == "code":
+        return _by_code_behind(place, sentence, first[1])
+    return (0.75 if place.entered else 0.6 * (_begins(place) and _IS.match(sentence) is not None)) if names else 0.0
+
+
+def _by_code_behind(place: _Place, sentence: str, distance: int) -> float:
+    """By what stands between it and "code", which follows in the same sentence."""
+    if place.entered:
         return 0.9
-    near = first[1] <= 2 and not place.letters
-    return 0.8 if near or _begins(place) else 0.3
+    if _IS.match(sentence):
+        return 0.9 if _begins(place) else 0.7
+    if place.letters:
+        return 0.3
+    if distance <= 2:
+        return 0.8
+    within = place.alone or "\n" not in sentence[:distance]
+    return 0.6 if within and distance <= _NEAR and _begins(place) else 0.3
 
 
 def _begins(place: _Place) -> bool:

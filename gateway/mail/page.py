@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_LOOK = 65_536  # characters of a body that are looked at
+MAX_TAGS = 16_384  # of a page that are looked at; the rest is not
 MAX_ANCHORS = 500  # links of a page that are looked at
 _MAX_LABEL = 200  # characters of a link's text
 _AROUND = 80  # characters before a link
@@ -100,7 +101,7 @@ def _pieces(html: str) -> Iterator[tuple[str, str, str]]:
 
     A '>' within an attribute ends the tag too early, which shows as some stray characters.
     """
-    first, *rest = _without_comments(html).split("<")
+    first, *rest = _without_comments(html).split("<")[:MAX_TAGS]
     yield "", "", first
     unseen = ""
     for piece in rest:

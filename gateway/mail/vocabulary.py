@@ -14,7 +14,7 @@ from typing import Final
 # What a one-time code is called.
 CODE: Final = """
 ^code$|^codes$|code$|codes$|passcode|^otp$|^otps$|^totp$|^pin$|^password$|one time password|^token$|access key
-^passkey$
+access pass|^passkey$
 verification number|security number|
 ^código|^codigo$|^clave$|^contraseña$|
 ^mot de passe$|
@@ -36,7 +36,8 @@ einmalpasswort|einmalkennwort|einmalcode|^tan$|^mtan$|^smstan$|^passwort$|^kennw
 OTHER: Final = """
 ^order|^invoice|^ticket|^tracking|^account|^acct|^reference|^ref$|^case$|^zip|^suite$|^since$|^year|^version
 ^build$|^v$
-^phone|^telephone|^tel$|^fax$|^call$|^dial$|^room|^flight|^port$|^page|^unit$|^ext$|^extension$|^section|^plan$|^job$
+^phone|^telephone|^tel$|^fax$|^call$|^dial$|^room|^flight|^port$|^unit$|^ext$|^extension$|^section|^plan$|^job$
+^boeking|^localizador|^reserva|^prenotazione|^réservation|^rezervasyon|брон|^rezerwac|^pnr$|^salary|^record locator
 ^issue|^bug$|^receipt|^booking|^reservation|^confirmation n|^customer|^member|^licen|^serial|^model|^sku$|^item
 ^article
 ^vat|^iban|^bic$|^tax|^company n|^card|^ending|^apt|^box$|^id$|^copyright|©|^commit$|^total|^amount|^balance|^price
@@ -114,7 +115,8 @@ ENTER: Final = """
 
 # Where something is given away or sold, codes are for the shop's till.
 PROMO: Final = """
-% off|promo|coupon|discount|voucher|gift card|gift code|checkout|^save$|next order|first order|^shop$|next purchase
+% off|promo|^friends|share your code|coupon|discount|voucher|gift card|gift code
+checkout|^save$|next order|first order|^shop$|next purchase
 ^sale$|cashback|referral
 rabatt|gutschein|sparen|remise|réduction|soldes|profitez|descuento|cupón|oferta|llévate|
 desconto|cupom|sconto|offerta|korting|rabat|promocj|zniżk|скидк|промокод|акци|indirim|kampanya|fırsat|

@@ -4,7 +4,8 @@ One mail is "## name", its header lines (`code:`, the one that must come first; 
 may be left out; `subject:`) and its bodies behind "--- text" and "--- html". A mail without `code:` holds none.
 
 A third of them, by a hash of the name, is held out: rules are made by the other two thirds alone, and what they are
-worth is what they do on mails they were not made by.
+worth is what they do on mails they were not made by. Those in later.txt were written when the rules stood, to be hard,
+and then improved them: they count as tuned on. Those in unseen.txt were written after that, and improved nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Mail:
 
     @property
     def held_out(self) -> bool:
+        if (file := self.name.split("-")[1]) in {"late", "fresh", "unseen"}:
+            return file == "unseen"
         return int(hashlib.sha256(self.name.encode()).hexdigest(), 16) % 3 == 0
 
 

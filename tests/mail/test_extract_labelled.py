@@ -15,8 +15,8 @@ LANGUAGES = {"ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pl", "
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_the_first_code_is_right_and_there_is_none_where_there_is_none(held_out: bool) -> None:
-    """Control: without the words for other numbers (`vocabulary.OTHER`), precision fell to 0.892 (held out: 0.873);
-    with English words for codes alone, recall fell to 0.576 (0.667)."""
+    """Control: without the words for other numbers (`vocabulary.OTHER`), precision fell to 0.888 (held out: 0.900);
+    with English words for codes alone, recall fell to 0.577 (0.619)."""
     found = labelled.score(mail for mail in labelled.mails() if mail.held_out is held_out)
     assert found.precision >= 0.97, f"{found}: {found.faults}"
     assert found.recall >= 0.95, f"{found}: {found.faults}"
@@ -25,7 +25,7 @@ def test_the_first_code_is_right_and_there_is_none_where_there_is_none(held_out:
 
 def test_the_labelled_mails_are_many_and_mixed() -> None:
     mails = labelled.mails()
-    assert len(mails) >= 180
+    assert len(mails) >= 300
     assert {mail.language for mail in mails} == LANGUAGES
     assert sum(mail.code is None for mail in mails) * 3 >= len(mails)
     assert sum(mail.held_out for mail in mails) * 3 >= len(mails)
