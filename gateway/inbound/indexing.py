@@ -4,8 +4,8 @@ The log is the queue. An account's messages behind `indexed_seq` are read in the
 one transaction that holds the account's row, so that two workers never read the same account, and a worker that dies
 has its slice read again. Nothing is written for it when mail comes in.
 
-A slice is small (SLICE_MESSAGES, SLICE_BYTES, SLICE_SECONDS), and after it the reader rests: as long as it worked, and
-RUSH_REST times as long while mail comes in faster than RUSH a second. Accepting mail goes before finding it.
+A slice is small (SLICE_MESSAGES, SLICE_BYTES, SLICE_SECONDS), and after it the reader rests: REST times as long as it
+worked, RUSH_REST times while mail comes in faster than RUSH a second. Accepting mail goes before finding it.
 
 Beside the words, a slice does two things, each told as `message.updated`:
 
@@ -44,7 +44,8 @@ SLICE_MESSAGES: Final = 200
 SLICE_BYTES: Final = 4 << 20
 SLICE_SECONDS: Final = 0.5  # of reading; whatever is left is the next slice's
 RUSH: Final = 300  # messages a second of one account; faster than this the reader keeps back
-RUSH_REST: Final = 3.0  # seconds of rest for each second of work, then
+REST: Final = 0.3  # seconds of rest for each second of work
+RUSH_REST: Final = 3.0  # the same in a rush
 LOOK_ACCOUNTS: Final = 1000  # of one look
 CANDIDATES: Final = 20  # messages of the same subject that are compared
 
@@ -106,7 +107,7 @@ class AfterwardsReader:
             SLICE_TIME.observe(worked)
             rushing = head_before and (slice_.head - head_before) > RUSH * (time.monotonic() - began)
             head_before, began = slice_.head, time.monotonic()
-            await asyncio.sleep(worked * (RUSH_REST if rushing else 1.0))
+            await asyncio.sleep(worked * (RUSH_REST if rushing else REST))
             if self._ending or slice_.until >= slice_.head:
                 return
 

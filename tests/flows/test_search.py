@@ -112,3 +112,14 @@ async def test_an_empty_query_lists_everything(shared_house: house.House, client
     made = await letters.mailbox(client)
     await letters.hand_in(shared_house, letters.letter(), made["address"])
     assert len(await letters.listed(client, "/messages", q=" ")) == 1
+
+
+async def test_without_redis_mail_is_found_as_well(postgres_dsn: str) -> None:
+    """Nobody tells the worker of new mail: it looks for it."""
+    async with (
+        letters.own_house(postgres_dsn, "", programs=("serve", "worker")) as home,
+        home.client((await home.tenant()).key) as client,
+    ):
+        made = await letters.mailbox(client)
+        await letters.hand_in(home, letters.letter("s", "x " * 200 + "needle"), made["address"])
+        assert [m["subject"] for m in await until_found(client, "/messages", q="needle")] == ["s"]
