@@ -275,6 +275,7 @@ _PLAIN_SMALL: Final = frozenset(vocabulary.words("is|:|is:|ist|lautet|lautet:|es
 _PLAIN_MARKS = ":*_ "
 _PROMO = re.compile(vocabulary.pattern(vocabulary.words(vocabulary.PROMO)) + r"|[0-9]\s?%")
 _PROMO_PARTS: Final = tuple({"%", *(word.strip("^$").split()[0] for word in vocabulary.words(vocabulary.PROMO))})
+_PROMO_PARTS_ASCII: Final = tuple(filter(str.isascii, _PROMO_PARTS))
 _ENTERS = re.compile(
     f"(?:{vocabulary.pattern(vocabulary.words(vocabulary.ENTER))})"
     r"(?:\s+(?:the|code|le|el|o|il|den|de|kod|код|código|codice|this))?[\s*_:：\"'“«]*\Z"
@@ -504,7 +505,8 @@ def _sells(before: str, after: str, names: _Names, candidate: _Candidate) -> boo
     if _CAMPAIGN.fullmatch(candidate.value):
         return True
     near = before[-100:].rpartition("\n\n")[2] + "\n" + after.partition("\n\n")[0]
-    if not any(map(near.__contains__, _PROMO_PARTS)) or not _PROMO.search(near):
+    parts = _PROMO_PARTS_ASCII if near.isascii() else _PROMO_PARTS
+    if not any(map(near.__contains__, parts)) or not _PROMO.search(near):
         return False
     return not any(name == "weak" for name, _, _ in _names(near))
 
