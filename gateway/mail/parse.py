@@ -48,6 +48,7 @@ _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"\\\s]+)"|([^\s"\\;()]+))\s*(?:;|\Z
 _FILENAME = re.compile(r';\s*filename="([\w .,()+-]+)"\s*(?:;|\Z)', re.IGNORECASE | re.ASCII)
 _NAME = re.compile(r';\s*name="([\w .,()+-]+)"\s*(?:;|\Z)', re.IGNORECASE | re.ASCII)
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
+_ENDS = frozenset([b"--", b"--\r", b"--\n"])  # what may stand behind the last boundary
 _ENCODINGS = frozenset(["", "7bit", "8bit", "binary", "quoted-printable", "base64"])  # RFC 2045 6.1
 _TNEF = frozenset(["application/ms-tnef", "application/vnd.ms-tnef"])
 _TNEF_NAME = "winmail.dat"
@@ -202,7 +203,9 @@ def _tree_fast(raw: bytes, head: header.Head) -> tuple[list[Part], list[str]] | 
 
 
 def _within_caps(raw: bytes) -> bool:
-    """Cheap looks at the octets, before a parser sees them."""
+    """Cheap looks at the octets, before a parser sees them. None is needed where they are few."""
+    if len(raw) <= MAX_PARTS * 2 * len(b"\n--"):
+        return True
     if raw.count(b"\n--") > MAX_PARTS * 2 or _word_cost(raw) > _WORD_BUDGET:
         return False
     return len(raw) <= _SMALL or _embedded(raw) <= _MAX_EMBEDDED
@@ -273,17 +276,30 @@ def _closed(raw: bytes, label: str, count: int) -> bool:
     match = _BOUNDARY.search(label)
     if match is None or not count:
         raise _Lost
-    line = b"\n--" + (match[1] or match[2]).encode()
-    found = raw.count(line + b"\r\n")
-    if (found != count and found + raw.count(line + b"\n") != count) or b"\r" + line[1:] in raw:
+    seen, closed = 0, False
+    for behind in _delimiters(raw, b"--" + (match[1] or match[2]).encode()):
+        if closed or (behind[:2] == b"--" and behind not in _ENDS):
+            raise _Lost
+        closed = behind in _ENDS
+        seen += behind.startswith((b"\r\n", b"\n"))
+    if seen != count:
         raise _Lost
-    last, closing = raw.rfind(line), raw.find(line + b"--")
-    if closing < 0:
-        return False
-    end = closing + len(line) + 2
-    if closing != last or raw[end : end + 1] not in {b"", b"\r", b"\n"}:
-        raise _Lost
-    return True
+    return closed
+
+
+def _delimiters(raw: bytes, line: bytes) -> Iterator[bytes]:
+    """The three octets behind each `line` that begins a line."""
+    position, end = raw.find(line, 1), -3
+    for _ in range(MAX_PARTS * 4):
+        if position < 0:
+            return
+        before, nothing, end = raw[position - 1], position - end <= 2, position + len(line)
+        if before == 0x0D or nothing:  # two boundaries with no part between them: parsers differ on what that is
+            raise _Lost
+        if before == 0x0A:
+            yield raw[end : end + 3]
+        position = raw.find(line, end)
+    raise _Lost
 
 
 def _places(place: _Place, kind: str, label: str, number: int, children: Sequence[Any]) -> list[_Place]:
