@@ -348,7 +348,7 @@ async def test_data_and_chunks_do_not_mix() -> None:
 
 @pytest.mark.parametrize("forgetting", ["RSET", "EHLO again.example"])
 async def test_rset_forgets_the_chunks(forgetting: str) -> None:
-    """Without the discarding in _set_rset_state this fails: the budget is spent on what nobody wants."""
+    """Without the discarding in _set_rset_state this fails: 5 bytes stay held."""
     tray = Tray()
     async with listening(tray) as port:
         peer = await port.connect()
@@ -364,7 +364,7 @@ async def test_rset_forgets_the_chunks(forgetting: str) -> None:
 
 
 async def test_a_refused_chunk_is_no_command() -> None:
-    """Where a refused chunk is left unread this fails: its bytes are obeyed, and the smuggled message is taken."""
+    """Where a refused chunk is left unread this fails: its bytes are obeyed, and MAIL is answered 250."""
     tray = Tray()
     smuggled = b"EHLO evil\r\nMAIL FROM:<evil@b>\r\nRCPT TO:<victim@d>\r\nBDAT 4 LAST\r\nevil"
     chunk = b"BDAT %d LAST\r\n%b" % (len(smuggled), smuggled)

@@ -186,7 +186,7 @@ async def test_a_proxy_that_leaves_within_its_header_holds_no_place() -> None:
 
 
 async def test_nobody_else_s_header_is_believed() -> None:
-    """With is_trusted made to say yes to all, this fails: the mail is 192.0.2.7's."""
+    """With is_trusted made to say yes to all, this fails: the line is read as a header, and no 500 is heard."""
     tray = Tray()
     async with listening(tray, settings={"proxy_trusted": "127.0.0.1,10.0.0.0/8"}) as port:
         peer = await port.connect("127.0.0.2")
@@ -218,7 +218,7 @@ async def connected(port: Port, source: str, header: bytes) -> Peer:
 
 
 async def test_connections_are_counted_by_the_client_s_address() -> None:
-    """Where the proxy's address is counted by, this fails: the third client is turned away."""
+    """With all clients counted as one this fails: the one at another address is turned away."""
     async with listening(Tray(), settings=TRUSTING) as port:
         first = [await connected(port, "127.0.0.1", FROM_V4) for _ in range(2)]
         third = await port.connect(first=FROM_V4)

@@ -89,7 +89,9 @@ HIDDEN = [
 
 @pytest.mark.parametrize("line", HIDDEN)
 async def test_no_recipient_s_owner_is_shown_another_recipient(port: Port, tray: Tray, line: str) -> None:
-    """With RCPT's lines about nobody until its path is read, the broken ones fail; with arguments shown, the others."""
+    """With RCPT's lines about nobody until its path is read, the broken ones fail; with arguments shown, the other
+    verbs; with unknown commands shown, the last two.
+    """
     script = f"EHLO peer.example\r\nMAIL FROM:<a@b>\r\n{line}\r\nRCPT TO:<c@d>\r\n{line}\r\nDATA\r\n.\r\nQUIT\r\n"
     await told(port, script.encode())
     (message,) = tray.messages
