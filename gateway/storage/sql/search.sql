@@ -40,11 +40,12 @@ with recursive s (seq) as (
 )
 select s.seq / :span as segment from s where s.seq is not null limit :limit
 
--- found_desc: messages that the index finds, newest first; a query for each segment. `offset 0` keeps the account's condition out of the choice of an index
-select g.* from (
+-- found_desc: messages that the index finds, newest first; a query for each segment, in that order, each looked at only while
+-- the page is not full, for nothing sorts them all. `offset 0` keeps the account's condition out of the choice of an index
+select g.* from unnest(cast(:queries as text[])) as w (query)
+cross join lateral (
   select f.seq
-  from unnest(cast(:queries as text[])) as w (query)
-  cross join lateral (select t.account_id, t.seq from message_texts t where t.words @@ cast(w.query as tsquery) offset 0) f
+  from (select t.account_id, t.seq from message_texts t where t.words @@ cast(w.query as tsquery) offset 0) f
   where f.account_id = :account_id and f.seq > :low and f.seq < :high
   order by f.seq desc offset 0) f
 cross join lateral (
@@ -57,13 +58,14 @@ cross join lateral (
   and m.size >= :size_min and m.size <= :size_max
   and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = m.mailbox_id and b.deleted_at is not null)
   limit 1) g
-order by f.seq desc limit :limit
+limit :limit
 
--- found_asc: messages that the index finds, oldest first; a query for each segment. `offset 0` keeps the account's condition out of the choice of an index
-select g.* from (
+-- found_asc: messages that the index finds, oldest first; a query for each segment, in that order, each looked at only while
+-- the page is not full, for nothing sorts them all. `offset 0` keeps the account's condition out of the choice of an index
+select g.* from unnest(cast(:queries as text[])) as w (query)
+cross join lateral (
   select f.seq
-  from unnest(cast(:queries as text[])) as w (query)
-  cross join lateral (select t.account_id, t.seq from message_texts t where t.words @@ cast(w.query as tsquery) offset 0) f
+  from (select t.account_id, t.seq from message_texts t where t.words @@ cast(w.query as tsquery) offset 0) f
   where f.account_id = :account_id and f.seq > :low and f.seq < :high
   order by f.seq offset 0) f
 cross join lateral (
@@ -76,7 +78,7 @@ cross join lateral (
   and m.size >= :size_min and m.size <= :size_max
   and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = m.mailbox_id and b.deleted_at is not null)
   limit 1) g
-order by f.seq limit :limit
+limit :limit
 
 -- of_account_desc: messages of an account between two seqs that pass the filters, newest first
 select m.* from messages m
