@@ -195,7 +195,7 @@ create table message_texts (                          -- the words of messages, 
   seq bigint not null,                                -- the message's
   words tsvector not null,                            -- of gateway.storage.search: each begins with account and segment
   primary key (account_id, seq)
-) with (toast_tuple_target = 128);                    -- words lie apart from the rows, which a search walks by thousands
+) with (toast_tuple_target = 128);                    -- from 2 KB on words lie apart from the rows, which a search walks
 alter table message_texts alter column words set statistics 0; -- nothing plans by them
 create index message_texts_words on message_texts using gin (words)
   with (fastupdate = on, gin_pending_list_limit = 256); -- kB; every search reads the whole pending list
