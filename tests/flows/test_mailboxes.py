@@ -44,7 +44,8 @@ async def test_a_mailbox_is_made_of_nothing(client: httpx2.AsyncClient) -> None:
     made = answer.json()
     assert answer.status_code == 201
     assert set(made) == {
-        *("id", "address", "token", "status", "created_at", "expires_at", "message_count", "metadata", "cursor")
+        *("id", "address", "token", "status", "created_at", "expires_at", "message_count", "metadata", "cursor"),
+        "sender_policy",
     }
     assert UUID7.fullmatch(made["id"])
     assert re.fullmatch(r"[a-z]{8}-[a-z]{8}-[a-z]{6}@postroom\.test", made["address"])
