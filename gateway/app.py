@@ -36,6 +36,7 @@ from gateway.web import (
     edge,
     emails,
     events,
+    faults,
     inbound_http,
     mailboxes,
     messages,
@@ -91,6 +92,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
     streams = events.Events(gateway, paths, authenticate)
     rooms: list[Any] = [
         mailboxes.Mailboxes(gateway, paths),
+        faults.Faults(gateway, paths),
         messages.Messages(gateway, paths),
         answering.Answering(gateway),
         streams,

@@ -43,6 +43,7 @@ DEFAULTS: Mapping[str, str] = {
     "UNKNOWN_RECIPIENTS": "create",
     "ALLOW_PERMANENT_MAILBOXES": "1",
     "WEBHOOK_ALLOW_PRIVATE": "1",
+    "ALLOW_FAULTS": "1",
     "OUTBOUND": "capture://",
     "SENDER_AUTH": "0",  # nobody here has a record in the DNS; with DNS_SERVERS set it is on
 }

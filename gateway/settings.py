@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     max_messages_per_minute: int = Field(
         0, ge=0, description="Messages that one account may get in a minute; then its mail is refused; 0 = any"
     )
-    allow_rehearsals: bool = Field(
+    allow_faults: bool = Field(
         False, description="Whether owners may have their mailboxes fail on purpose (/faults; on in dev)"
     )
     void_max_bytes: int = Field(268_435_456, ge=0, description="Stored bytes of dropped mail; over it, empty contents")

@@ -67,7 +67,7 @@ class Reception:
         self._judges = settings.sender_auth
         self._territory = Territory(database, settings)
         self._allowance = Allowance(database, settings, told=told)
-        self._rehearsals = Rehearsals(database) if settings.allow_rehearsals else None
+        self._rehearsals = Rehearsals(database) if settings.allow_faults else None
         self._void = Void(settings.void_max_bytes)
         self._placer = placing.Placer(database, settings, self._territory, self._void, told=told)
         self._committer: Committer[Arrival, str] = Committer(self._commit, find=self._find, size=_size)

@@ -35,7 +35,10 @@ COLLISIONS: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
 )
-CONNECTION_ERRORS: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
+CONNECTION_ERRORS: Final = (
+    *(OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError),
+    asyncpg.InternalClientError,  # the line broke while the driver was between two states
+)
 BROKEN_OFF: Final = (asyncpg.OperatorInterventionError, *CONNECTION_ERRORS)  # of a COMMIT: nobody knows
 
 

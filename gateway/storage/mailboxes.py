@@ -16,7 +16,7 @@ from asyncpg import Record
 from uuid_utils.compat import uuid7
 
 from gateway.errors import AddressTaken, InvalidState, NotFound
-from gateway.storage import accounts, db, events, quotas
+from gateway.storage import accounts, db, events, quotas, rehearsals
 from gateway.storage.sql import load
 
 sql = load("mailboxes")
@@ -232,6 +232,7 @@ async def remove(connection: db.Connection, mailbox: Gone) -> None:
     """The mailbox's own rows, in a transaction; from here on its address is free for anybody."""
     values = {"account_id": mailbox.account_id, "address": mailbox.address, "mailbox_id": mailbox.id}
     await sql.release_addresses.run(connection, **values)
+    await rehearsals.put(connection, mailbox.account_id, mailbox.id, [])
     await accounts.drop_credentials(connection, mailbox.account_id, [mailbox.id])
     await sql.reclaim.run(connection, account_id=mailbox.account_id, id=mailbox.id)
 

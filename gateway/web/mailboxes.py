@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -17,7 +18,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.notify import waiting
-from gateway.storage import db, domains, events, mailboxes
+from gateway.storage import db, domains, events, mailboxes, quotas
 from gateway.web import api, messages, once
 from gateway.web.paths import Paths
 
@@ -25,6 +26,7 @@ CONSONANTS: Final = "bdfghjklmnprstvz"
 VOWELS: Final = "aeiou"
 SYLLABLES: Final = 11  # of 80 each: 69 bits
 MAX_METADATA_BYTES: Final = 16_384
+COUNTED_SECONDS: Final = 1.0  # how long a count of live mailboxes is believed
 SKIPPED: Final = 100  # message ids that a wait may leave out
 CREATE: Final = "POST /v1/mailboxes"
 
@@ -117,6 +119,7 @@ class Mailboxes:
         self._gateway = gateway
         self._settings = gateway.settings
         self._paths = paths
+        self._counted: dict[UUID, tuple[float, int]] = {}  # live mailboxes of an account, and until when to believe it
         self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
 
     def operations(self) -> Sequence[api.Operation]:
@@ -132,7 +135,7 @@ class Mailboxes:
                 idempotent=True,
                 returns=CreatedMailbox,
                 tags=["Mailboxes"],
-                errors=[errors.AddressTaken],
+                errors=[errors.AddressTaken, errors.QuotaExceeded],
             ),
             api.op("GET", "/mailboxes", self.list, scope=readers, tags=["Mailboxes"]),
             api.op("GET", "/mailboxes/{mailbox}", self.get, scope=readers, **own),
@@ -186,6 +189,7 @@ class Mailboxes:
         self, account_id: UUID, connection: db.Connection, keep: once.Keep, new: dict[str, Any]
     ) -> dict[str, Any]:
         """The answer without its token. Its cursor is not kept: it is the event's number, which comes last."""
+        await self._take_room(connection, account_id)
         mailbox_id = uuid7()
         token_hash = tokens.hash_token(self._gateway.keyring.mailbox_token(mailbox_id))
         box = await mailboxes.create(connection, account_id, id=mailbox_id, token_hash=token_hash, **new)
@@ -194,6 +198,18 @@ class Mailboxes:
         event = mailboxes.created(mailbox_id, box.address, box.expires_at)
         cursor = await events.append(connection, account_id, [event])
         return {**answer, "cursor": str(cursor)}
+
+    async def _take_room(self, connection: db.Connection, account_id: UUID) -> None:
+        """One mailbox more. What was counted a moment ago is believed, so the limit may be passed by what other
+        processes make within it. Raises QuotaExceeded."""
+        most = self._settings.max_mailboxes
+        until, count = self._counted.get(account_id, (0.0, 0))
+        if most and time.monotonic() >= until:
+            count = await quotas.live_mailboxes(connection, account_id, most)
+            until = time.monotonic() + COUNTED_SECONDS
+        if most and count >= most:
+            raise errors.QuotaExceeded(f"The account has {most} live mailboxes, and may have no more.", retry_after=60)
+        self._counted[account_id] = (until, count + 1)
 
     async def _cursor(self, account_id: UUID, mailbox_id: UUID) -> str:
         async with self._gateway.database.connection() as connection:

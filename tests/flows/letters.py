@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import aiosmtplib
 import asyncpg
 import httpx2
 
@@ -119,3 +120,17 @@ async def expire(home: house.House, mailbox_id: str, *, ago: str = "1 second") -
             mailbox_id,
         )
     assert done == "UPDATE 1"
+
+
+async def sent(home: house.House, raw: bytes, address: str) -> str:
+    """What a client's delivery comes to: "250", the whole reply that refused it, or "gone" where the line broke."""
+    options: dict[str, Any] = {"hostname": "127.0.0.1", "local_hostname": "client.example", "start_tls": False}
+    try:
+        await aiosmtplib.send(raw, sender="a@b.example", recipients=[address], port=home.smtp_port, **options)
+    except aiosmtplib.SMTPServerDisconnected:
+        return "gone"
+    except aiosmtplib.SMTPRecipientsRefused as error:
+        return f"{error.recipients[0].code} {error.recipients[0].message}"
+    except aiosmtplib.SMTPResponseException as error:
+        return f"{error.code} {error.message}"
+    return "250"

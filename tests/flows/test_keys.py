@@ -228,6 +228,7 @@ async def test_a_key_hears_only_of_what_its_scopes_are_about(
 
 BODIES: Mapping[tuple[str, str], Any] = {  # what an operation wants, so that only the id can be wrong
     ("PATCH", "/mailboxes/{mailbox}"): {"metadata": {"mine": "now"}},
+    ("PUT", "/mailboxes/{mailbox}/faults"): [{"stage": "rcpt", "reply": "451 4.7.1 Mine", "times": 1}],
     ("PATCH", "/messages/{id}"): {"seen": True},
     ("POST", "/messages/{id}/reply"): {"text": "mine now"},
     ("POST", "/messages/{id}/forward"): {"to": "me@elsewhere.example"},
