@@ -22,6 +22,7 @@ ORDER = (
     "hot",
     "sockets",
     "sweep",
+    "reclaim",
     "search",
     "stored",
     "memory",

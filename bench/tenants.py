@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from gateway.storage import accounts
+from gateway.storage import accounts, search
 
 # A UUIDv7 made of a number, as orderly as those that the application draws
 _ID = "cast(lpad(to_hex(%s), 12, '0') || '7000' || '8' || substr(md5(%s), 1, 15) as uuid)"
@@ -56,33 +56,42 @@ def addresses(count: int, *, name: str = "box") -> list[str]:
     return [f"{name}{number}@postroom.test" for number in range(1, count + 1)]
 
 
-async def messages(dsn: str, account_id: UUID, count: int, boxes: int, *, name: str = "box") -> None:
-    """That many messages with contents and events, in turn in the mailboxes `<name>1` to `<name><boxes>`."""
+async def messages(
+    dsn: str, account_id: UUID, count: int, boxes: int, *, name: str = "box", came: str = "now()"
+) -> None:
+    """That many messages with contents, events and words, in turn in the mailboxes `<name>1` to `<name><boxes>`; `came`
+    is an SQL expression."""
     connection = await asyncpg.connect(dsn)
     try:
-        for statement in _messages(account_id, count, boxes, name):
+        for statement in _messages(account_id, count, boxes, name, came):
             await connection.execute(statement, timeout=600)
-        await connection.execute("vacuum analyze contents, messages, events")
+        await connection.execute("vacuum analyze contents, messages, events, message_texts")
         await connection.execute("checkpoint")
     finally:
         await connection.close()
 
 
-def _messages(account_id: UUID, count: int, boxes: int, name: str) -> list[str]:
+def _messages(account_id: UUID, count: int, boxes: int, name: str, came: str) -> list[str]:
     content, message = id_of("n", f"{account_id}content"), id_of("n", f"{account_id}message")
     event, box = id_of("n", f"{account_id}event"), id_of(f"(n % {boxes} + 1)", f"{account_id}{name}")
     series = f"from generate_series(1, {count}) n"
+    prefix = f"'{search.tag(account_id)}' || n / {search.SEGMENT}"
+    words = f"replace('''~wmessage'':1 ''~w' || n || ''':2 ''~wyour'':3 ''~wcode'':4', '~', {prefix})"
     return [
         f"""insert into contents (account_id, id, raw, size)
         select '{account_id}', {content}, cast(repeat('x', 400) as bytea), 400 {series}""",
         f"""insert into messages (account_id, id, mailbox_id, content_id, seq, received_at, size, mail_from, envelope,
           from_address, recipients, subject, snippet, codes, links, attachment_count, message_id, thread_id, parse,
           warnings)
-        select '{account_id}', {message}, {box}, {content}, n, now(), 400, 'a@example.com',
+        select '{account_id}', {message}, {box}, {content}, n, {came}, 400, 'a@example.com',
           '{{"rcpt_to": ["box@postroom.test"]}}', 'a@example.com', '[]', 'Message ' || n, 'Your code is 482913',
           '[{{"value": "482913"}}]', '[]', 0, n || '@example.com', {message}, 'ok', '[]' {series}""",
         f"""insert into events (account_id, seq, id, type, mailbox_id, message_id, data, created_at)
         select '{account_id}', n, {event}, 'message.received', {box}, {message},
-          '{{"subject": "a message", "snippet": "Your code is 482913"}}', now() {series}""",
-        f"update event_heads set last_seq = {count} where account_id = '{account_id}'",  # noqa: S608 - our own names
+          '{{"subject": "a message", "snippet": "Your code is 482913"}}', {came} {series}""",
+        f"""insert into message_texts (account_id, seq, words)
+        select '{account_id}', n, cast({words} as tsvector) {series}""",
+        f"""update event_heads set last_seq = {count}, stored_bytes = {count}::bigint * 400
+        where account_id = '{account_id}'""",  # noqa: S608 - our own names
+        f"insert into indexing (account_id, indexed_seq) values ('{account_id}', {count})",  # noqa: S608 - our own names
     ]
