@@ -16,6 +16,7 @@ from bench import report, setting
 
 ORDER = (
     "accept",
+    "everything",
     "arrival",
     "sends",
     "delivered",

@@ -19,6 +19,7 @@ from gateway.inbound import listener
 from gateway.inbound.cleaning import Cleaning
 from gateway.inbound.domains import Domains
 from gateway.inbound.judging import Judging
+from gateway.inbound.pace import Pace
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.protocol import HungUp, Incoming
 from gateway.inbound.receive import Reception
@@ -66,7 +67,8 @@ class Gateway:
             namespace=settings.redis_namespace,
         )
         self.reception = Reception(self.database, settings, self.parsing, told=self.tell, judge=self.nudge_judging)
-        self.judging = Judging(self.database, settings, self.resolver, told=self.tell)
+        self.pace = Pace()
+        self.judging = Judging(self.database, settings, self.resolver, self.pace, told=self.tell)
         self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
         self.callers = Callers(self.database)
         self.domains = Domains(

@@ -52,7 +52,7 @@ class Work:
         self._dispatcher = Dispatcher(gateway.database, settings, gateway.keyring, poster, told=gateway.tell)
         self._deliveries = Drains(self._carrier.drain, name="deliver")
         self._webhooks = Drains(self._dispatcher.drain, name="webhooks")
-        self._reader = AfterwardsReader(gateway.database, gateway.parsing, told=gateway.tell)
+        self._reader = AfterwardsReader(gateway.database, gateway.parsing, gateway.pace, told=gateway.tell)
         self._indexing = Drains(self._reader.drain, name="index", concurrency=INDEXING_ACCOUNTS)
         self._judging = Drains(gateway.judging.drain, name="judge")
         self._held = Drains(gateway.judging.drain_held, name="judge held")

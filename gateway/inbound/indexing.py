@@ -4,8 +4,8 @@ The log is the queue. An account's messages behind `indexed_seq` are read in the
 one transaction that holds the account's row, so that two workers never read the same account, and a worker that dies
 has its slice read again. Nothing is written for it when mail comes in.
 
-A slice is small (SLICE_MESSAGES, SLICE_BYTES, SLICE_SECONDS), and after it the reader rests: REST times as long as it
-worked, RUSH_REST times while mail comes in faster than RUSH a second. Accepting mail goes before finding it.
+A slice is small (SLICE_MESSAGES, SLICE_BYTES, SLICE_SECONDS), and after it the reader rests (inbound.pace): accepting
+mail goes before finding it.
 
 Beside the words, a slice does two things, each told as `message.updated`:
 
@@ -30,6 +30,7 @@ import prometheus_client
 import structlog
 
 from gateway.inbound import reading
+from gateway.inbound.pace import Pace
 from gateway.inbound.parsing import ParsingPool
 from gateway.mail import extract, parse, query, terms
 from gateway.storage import db, events, search
@@ -43,9 +44,6 @@ SLICE_TIME = prometheus_client.Histogram("postroom_indexing_slice_seconds", "Tim
 SLICE_MESSAGES: Final = 200
 SLICE_BYTES: Final = 4 << 20
 SLICE_SECONDS: Final = 0.5  # of reading; whatever is left is the next slice's
-RUSH: Final = 300  # messages a second of one account; faster than this the reader keeps back
-REST: Final = 0.3  # seconds of rest for each second of work
-RUSH_REST: Final = 3.0  # the same in a rush
 LOOK_ACCOUNTS: Final = 1000  # of one look
 CANDIDATES: Final = 20  # messages of the same subject that are compared
 
@@ -72,8 +70,11 @@ class _Read:
 class AfterwardsReader:
     """Reads accounts' mail once it is stored."""
 
-    def __init__(self, database: db.Database, pool: ParsingPool, *, told: Callable[[Iterable[UUID]], None]) -> None:
+    def __init__(
+        self, database: db.Database, pool: ParsingPool, pace: Pace, *, told: Callable[[Iterable[UUID]], None]
+    ) -> None:
         """`told` is called after a commit with the accounts whose logs grew."""
+        self._pace = pace
         self._database = database
         self._pool = pool
         self._told = told
@@ -95,7 +96,6 @@ class AfterwardsReader:
 
     async def drain(self, account_id: UUID) -> None:
         """Everything of one account that is not indexed, slice by slice, with rests."""
-        head_before, began = 0, time.monotonic()
         async with self._database.connection() as connection:
             await search.begin(connection, account_id)
         while True:
@@ -105,9 +105,8 @@ class AfterwardsReader:
             if slice_ is None:
                 return
             SLICE_TIME.observe(worked)
-            rushing = head_before and (slice_.head - head_before) > RUSH * (time.monotonic() - began)
-            head_before, began = slice_.head, time.monotonic()
-            await asyncio.sleep(worked * (RUSH_REST if rushing else REST))
+            self._pace.saw(account_id, slice_.head)
+            await self._pace.rest(worked)
             if self._ending or slice_.until >= slice_.head:
                 return
 

@@ -25,6 +25,7 @@ import structlog
 from gateway import loops
 from gateway.errors import Unavailable
 from gateway.inbound import verdicts
+from gateway.inbound.pace import Pace
 from gateway.resolving import Resolver
 from gateway.settings import Settings
 from gateway.storage import db, judgements, messages
@@ -48,6 +49,7 @@ SLICE: Final = 50  # shown messages judged at once
 CLAIM: Final = 100  # held messages of one claim
 HELD_AT_ONCE: Final = 500  # in one process; nearly all of them wait for the DNS
 RECENT_SECONDS: Final = 3600.0  # older mail is not judged any more: keys and records may have changed since
+WORK_SECONDS: Final = 0.1  # of a slice, at most; what is longer was waiting for the DNS
 SMALL: Final = 65_536  # octets; larger mail is read on its own, and hashed off the event loop
 LARGE_AT_ONCE: Final = 2
 WRITING_AT_ONCE: Final = 3  # connections of the pool that releases may take
@@ -65,6 +67,7 @@ class Judging:
         database: db.Database,
         settings: Settings,
         resolver: Resolver,
+        pace: Pace,
         *,
         told: Callable[[Iterable[UUID]], None],  # called after each commit with the accounts whose logs grew
     ) -> None:
@@ -73,6 +76,7 @@ class Judging:
         self._judges = settings.sender_auth
         self._hostname = settings.hostname
         self._told = told
+        self._pace = pace
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._slots = asyncio.Semaphore(HELD_AT_ONCE)
         self._writing = asyncio.Semaphore(WRITING_AT_ONCE)
@@ -101,8 +105,10 @@ class Judging:
                 todo = await judgements.slice_of(
                     connection, account_id, after, age=RECENT_SECONDS, small=SMALL, limit=SLICE
                 )
+            began = time.monotonic()
             found = await asyncio.gather(*(self._of_shown(account_id, one) for one in todo.messages))
             await self._settle(account_id, todo, dict(zip((one.id for one in todo.messages), found, strict=True)))
+            await self._pace.rest(min(time.monotonic() - began, WORK_SECONDS))
             if not todo.full:
                 return
 

@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 from gateway.inbound import indexing, reading
 from gateway.inbound.indexing import AfterwardsReader
+from gateway.inbound.pace import Pace
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.protocol import Incoming
 from gateway.mail import parse, query
@@ -33,7 +34,7 @@ async def pool() -> AsyncIterator[ParsingPool]:
 
 @pytest.fixture
 def reader(database: db.Database, pool: ParsingPool) -> AfterwardsReader:
-    return AfterwardsReader(database, pool, told=lambda accounts: None)
+    return AfterwardsReader(database, pool, Pace(), told=lambda accounts: None)
 
 
 def letter(subject: str = "Hello", text: str = "", *, sender: str = "Ann <ann@x.example>", **fields: str) -> bytes:
@@ -349,7 +350,7 @@ async def test_a_message_deleted_while_it_is_read_leaves_no_row(
             await asyncio.create_task(delete())
             return await pool.read(raw)
 
-    await AfterwardsReader(database, Deleting(), told=lambda accounts: None).drain(account_id)
+    await AfterwardsReader(database, Deleting(), Pace(), told=lambda accounts: None).drain(account_id)
     assert await rows.count(database, "select count(*) from message_texts") == 1
     assert await find(database, account_id, "needle") == [two]
 
@@ -374,7 +375,9 @@ async def test_a_reader_that_dies_between_two_messages_has_its_slice_read_again(
             return await pool.read(raw)
 
     with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.create_task(AfterwardsReader(database, Dying(), told=lambda accounts: None).drain(account_id))
+        await asyncio.create_task(
+            AfterwardsReader(database, Dying(), Pace(), told=lambda accounts: None).drain(account_id)
+        )
     assert await rows.count(database, "select count(*) from message_texts") == 3
     assert await reader.look() == [account_id]
     await reader.drain(account_id)

@@ -13,6 +13,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.inbound import judging
+from gateway.inbound.pace import Pace
 from gateway.settings import Settings
 from gateway.storage import db, judgements, messages
 from tests.inbound.records import Records
@@ -46,7 +47,7 @@ class Told:
 
 def desk(database: db.Database, told: Told, resolver: Records | None = None, **settings: Any) -> judging.Judging:
     given = Settings(mail_domains=("postroom.test",), **settings)
-    return judging.Judging(database, given, resolver or Records(ZONE), told=told)
+    return judging.Judging(database, given, resolver or Records(ZONE), Pace(), told=told)
 
 
 def letter(domain: str, size: int = 0) -> bytes:
