@@ -178,6 +178,14 @@ async def one(connection: db.Connection, account_id: UUID, seq: int) -> Event | 
     return Event.from_row(row) if row else None
 
 
+async def tell_of(connection: db.Connection, account_id: UUID, mailbox_id: UUID, message_id: UUID) -> bool:
+    """Whether the message is, or was, the mailbox's, as far back as the log goes."""
+    told: bool = await sql.tell_of.value(
+        connection, account_id=account_id, mailbox_id=mailbox_id, message_id=message_id
+    )
+    return told
+
+
 async def redact(connection: db.Connection, account_id: UUID, mailbox_id: UUID, message_ids: Sequence[UUID]) -> None:
     """Leave only ids in what was told of deleted messages; webhooks that still wait tell the same."""
     await sql.redact.run(connection, account_id=account_id, mailbox_id=mailbox_id, message_ids=list(message_ids))

@@ -14,7 +14,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address, answer, compose, parse
 from gateway.models import Caller, Input
 from gateway.outbound import send as sending
-from gateway.storage import mailboxes, messages
+from gateway.storage import events, idempotency, mailboxes, messages
 from gateway.storage.idempotency import Once, Turns
 from gateway.web import api, emails, once, parts
 
@@ -77,7 +77,11 @@ class Answering:
             raise errors.MissingRequiredField(
                 NOTHING_SAID, errors=[errors.FieldError(field="text", message=NOTHING_SAID)]
             )
-        message, raw, parsed = await self._find(caller, id)
+        wish = once.wish(f"POST /v1/messages/{id}/reply", idempotency_key, fingerprint)
+        found = await self._find(caller, id)
+        if found is None:
+            return await self._again(caller, id, wish)
+        message, raw, parsed = found
         html = await self._gateway.cleaning.html(raw, "none") if body.html and parsed.html else None
         original = answer.Original(parsed=parsed, mail_from=message.mail_from, html=html)
         sender, own = await self._own(caller, message)
@@ -86,7 +90,6 @@ class Answering:
         except answer.Unanswerable as error:
             raise errors.ValidationFailed(str(error)) from error
         request = _request(made, sender, to=made.to, cc=made.cc, attachments=emails.attached(body.attachments))
-        wish = once.wish(f"POST /v1/messages/{id}/reply", idempotency_key, fingerprint)
         return await self._send(caller, request, wish)
 
     async def forward(
@@ -95,7 +98,11 @@ class Answering:
         """Send the message on, with its attachments: 202 once it is committed.
 
         From the address that the message was sent to. A key needs `mailboxes` or `read` besides `send`."""
-        message, raw, parsed = await self._find(caller, id)
+        wish = once.wish(f"POST /v1/messages/{id}/forward", idempotency_key, fingerprint)
+        found = await self._find(caller, id)
+        if found is None:
+            return await self._again(caller, id, wish)
+        message, raw, parsed = found
         files = await self._files(raw, parsed)
         html = await self._gateway.cleaning.html(raw, "named" if files is not None else "none") if parsed.html else None
         made = answer.forward(answer.Original(parsed=parsed, mail_from=message.mail_from, html=html), _words(body))
@@ -108,18 +115,32 @@ class Answering:
             bcc=emails.mailboxes("bcc", body.bcc),
             attachments=(*emails.attached(body.attachments), *([_whole(raw, parsed)] if files is None else files)),
         )
-        wish = once.wish(f"POST /v1/messages/{id}/forward", idempotency_key, fingerprint)
         return await self._send(caller, request, wish)
 
-    async def _find(self, caller: Caller, id: UUID) -> tuple[messages.Message, bytes, parse.Parsed]:
+    async def _find(self, caller: Caller, id: UUID) -> tuple[messages.Message, bytes, parse.Parsed] | None:
+        """The message; None = it is not there, or no more."""
         if caller.mailbox_id is None and not caller.has_any(("mailboxes", "read")):  # quoting shows what it says
             raise errors.RestrictedApiKey("The API key may not do this: it needs the scope mailboxes or read, too.")
         async with self._gateway.database.connection() as connection:
             found = await messages.get(connection, caller.account_id, id, caller.mailbox_id)
         if found is None:
-            raise errors.NotFound
+            return None
         message, raw = found
         return message, raw, await self._gateway.parsing.read(raw)
+
+    async def _again(self, caller: Caller, id: UUID, wish: Once | None) -> models.Answer:
+        """The first answer to the same request, though its message has been deleted since. Raises NotFound."""
+        if wish is None:
+            raise errors.NotFound
+        async with self._gateway.database.connection() as connection:
+            if not await idempotency.is_taken(connection, caller.account_id, wish):
+                raise errors.NotFound
+            if caller.mailbox_id is not None and not await events.tell_of(
+                connection, caller.account_id, caller.mailbox_id, id
+            ):
+                raise errors.NotFound
+            first = await idempotency.first(connection, caller.account_id, wish)
+        return once.answered(first.status, first.answer, replayed=True)
 
     async def _own(self, caller: Caller, message: messages.Message) -> tuple[address.Mailbox, frozenset[str]]:
         """Whom the answer is from, the tag included; and all addresses, tags taken off, that are the same mailbox."""

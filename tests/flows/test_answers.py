@@ -132,6 +132,34 @@ async def test_the_same_key_replies_once(shared_house: house.House, client: http
     assert len(await letters.listed(client, "/emails")) == 2
 
 
+async def test_the_same_key_hears_the_first_answer_though_the_message_is_deleted(
+    shared_house: house.House, client: httpx2.AsyncClient
+) -> None:
+    """Seen to fail without the look whose message it was: another mailbox's token heard the answer."""
+    made, other = [await letters.mailbox(client) for _ in range(2)]
+    await letters.hand_in(shared_house, letters.letter("Hi"), made["address"])
+    message = await letters.only_message(client, made["id"])
+    headers = {"Idempotency-Key": "once"}
+    said = {"reply": {"text": "Yes."}, "forward": {"to": "x@c.example"}}
+    paths = {kind: f"/messages/{message['id']}/{kind}" for kind in said}
+    first = {kind: await client.post(paths[kind], json=said[kind], headers=headers) for kind in said}
+    assert (await client.delete(f"/messages/{message['id']}")).status_code == 204
+    for kind, path in paths.items():
+        again = await client.post(path, json=said[kind], headers=headers)
+        assert (again.status_code, again.content) == (202, first[kind].content)
+        assert again.headers["idempotent-replayed"] == "true"
+        refused(await client.post(path, json=said[kind]), 404, "not_found")
+        refused(await client.post(path, json=said[kind], headers={"Idempotency-Key": "new"}), 404, "not_found")
+        changed = said[kind] | {"text": "No."}
+        refused(await client.post(path, json=changed, headers=headers), 409, "invalid_idempotent_request")
+    async with shared_house.client(made["token"]) as own, shared_house.client(other["token"]) as foreign:
+        assert (await own.post(paths["reply"], json=said["reply"], headers=headers)).content == first["reply"].content
+        for text in ("Yes.", "No."):
+            answer = await foreign.post(paths["reply"], json={"text": text}, headers=headers)
+            refused(answer, 404, "not_found")
+    assert len(await letters.listed(client, "/emails")) == 2
+
+
 @pytest.mark.parametrize(
     ("fields", "sender"),
     [

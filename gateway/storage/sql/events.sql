@@ -62,6 +62,9 @@ order by e.seq limit :limit
 select e.seq, e.id, e.type, e.mailbox_id, e.email_id, e.message_id, cast(e.data as text) as data, e.created_at
 from events e where e.account_id = :account_id and e.seq = :seq
 
+-- tell_of: whether a mailbox's events say anything about a message
+select exists (select 1 from events e where e.account_id = :account_id and e.mailbox_id = :mailbox_id and e.message_id = :message_id)
+
 -- redact: what the events of deleted messages say shrinks to ids
 update events as e set data = json_build_object('id', e.message_id, 'redacted', true)
 where e.account_id = :account_id and e.mailbox_id = :mailbox_id and e.message_id = any(cast(:message_ids as uuid[]))
