@@ -189,22 +189,27 @@ async def _vector(account_id: UUID, read: _Read) -> str:
 
 
 async def _write_changes(connection: db.Connection, account_id: UUID, reads: Sequence[_Read]) -> int:
-    """What turned out otherwise than it was stored, last before COMMIT; how many events."""
+    """What turned out otherwise than it was stored, last before COMMIT; how many events. Of a message that was deleted
+    meanwhile nothing is told: what its events said is blanked already."""
     told = []
     for read in reads:
-        if not read.changes:
-            continue
         message = read.message
-        if "subject" in read.changes:
-            await search.set_reading(connection, account_id, message.id, _columns(message))
-        else:
-            await search.set_thread(connection, account_id, message.id, message.thread_id)
+        if not read.changes or not await _write(connection, account_id, read):
+            continue
         data = events.encode({"id": message.id, **read.changes})
         event = events.NewEvent(type="message.updated", mailbox_id=message.mailbox_id, message_id=message.id, data=data)
         told.append(event)
     if told:
         await events.append(connection, account_id, told)
     return len(told)
+
+
+async def _write(connection: db.Connection, account_id: UUID, read: _Read) -> bool:
+    """Whether the message is there yet."""
+    message = read.message
+    if "subject" in read.changes:
+        return await search.set_reading(connection, account_id, message.id, _columns(message))
+    return await search.set_thread(connection, account_id, message.id, message.thread_id)
 
 
 def _columns(message: Message) -> dict[str, Any]:
