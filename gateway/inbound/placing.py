@@ -123,7 +123,7 @@ class Placer:
             await self._void.look(connection)
             routes = await mailboxes.routes(connection, sorted(recipients))
         grounds = {name: await self._territory.find(r.domain) for name, r in recipients.items()}
-        foreign = [name for name, route in routes.items() if not _may_lead(grounds[name], route)]
+        foreign = [name for name, route in routes.items() if not may_lead(grounds[name], route)]
         for name in foreign:
             del routes[name], grounds[name]
         routes = await self._fill(routes, grounds)
@@ -167,7 +167,9 @@ class Placer:
             room: dict[UUID, int] = {}
             for name in names:
                 account_id = routes[name].account_id if name in routes else grounds[name].owner or default
-                room[account_id] = room.get(account_id, await self._room(connection, account_id)) - 1
+                if account_id not in room:
+                    room[account_id] = await self._room(connection, account_id)
+                room[account_id] -= 1
                 event = await _create_mailbox(connection, account_id, name) if room[account_id] >= 0 else None
                 if event is not None:
                     told[account_id].append(event)
@@ -175,7 +177,7 @@ class Placer:
         self._told(told)
         async with self._database.connection() as connection:
             found = await mailboxes.routes(connection, names)
-        return {name: route for name, route in found.items() if _may_lead(grounds[name], route)}
+        return {name: route for name, route in found.items() if may_lead(grounds[name], route)}
 
     async def _room(self, connection: db.Connection, account_id: UUID) -> int:
         """How many mailboxes more the account may have."""
@@ -204,7 +206,7 @@ class Placer:
         return held
 
 
-def _may_lead(ground: Ground | None, route: mailboxes.Route) -> bool:
+def may_lead(ground: Ground | None, route: mailboxes.Route) -> bool:
     """An address that was somebody else's stays so while it is remembered, whoever has the domain now."""
     return ground is None or ground.owner is None or ground.owner == route.account_id
 

@@ -98,12 +98,12 @@ class Reception:
             return OVER_QUOTA
         if ground.unknown_recipients == "reject" and not ground.catch_all and not await self._lives(recipient, ground):
             return NO_SUCH_MAILBOX
-        return await self._rehearsals.due([recipient.address], "rcpt") if self._rehearsals else None
+        return await self._rehearsals.due([(recipient.address, ground)], "rcpt") if self._rehearsals else None
 
     async def _lives(self, recipient: Recipient, ground: Ground) -> bool:
         async with self._database.connection() as connection:
             route = (await mailboxes.routes(connection, [recipient.address])).get(recipient.address)
-            if route is None or ground.owner not in {None, route.account_id}:
+            if route is None or not placing.may_lead(ground, route):
                 return False
             return bool(await mailboxes.living(connection, route.account_id, [route.mailbox_id]))
 
@@ -114,7 +114,7 @@ class Reception:
         named = (placing.recipient(given, self._first_domain) for given in incoming.rcpt_to)
         recipients = tuple(recipient for recipient in named if recipient is not None)
         try:
-            if self._rehearsals and (reply := await self._rehearsals.due([r.address for r in recipients], "data")):
+            if reply := await self._rehearsed(recipients):
                 return reply
             read = reading.read(await self._pool.read(incoming.raw), incoming)
             return await self._committer.submit(Arrival(incoming=incoming, recipients=recipients, reading=read))
@@ -122,6 +122,13 @@ class Reception:
             return NO_ROOM
         except Unavailable:
             return TRY_AGAIN
+
+    async def _rehearsed(self, recipients: Sequence[Recipient]) -> str | None:
+        """The refusal of the whole message that a script wants; None = go on."""
+        if self._rehearsals is None:
+            return None
+        grounds = [(one.address, await self._territory.find(one.domain)) for one in recipients]
+        return await self._rehearsals.due(grounds, "data")
 
     async def drain(self) -> None:
         """Returns when no batch is under way."""
@@ -150,7 +157,7 @@ class Reception:
             if standing.usage is None:
                 account_id = self._void.pick()
                 placements = [placement.lost(account_id) for placement in placements]
-            elif not self._may_be_shown(placements, standing):
+            elif account_id not in self._void and not self._may_be_shown(placements, standing):
                 return None
             new = [placement.message() for placement in placements]
             if await messages.store_whole(connection, account_id, new, self._contents(account_id, placements)):

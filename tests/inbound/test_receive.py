@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 from gateway import settings
 from gateway.inbound import parsing, protocol, receive
-from gateway.storage import accounts, db, mailboxes, messages
+from gateway.storage import accounts, db, mailboxes, messages, rehearsals
 from tests import databases, line
 from tests.storage import rows
 
@@ -180,6 +180,30 @@ async def test_where_unknown_recipients_are_created_mail_makes_its_mailbox_once(
     assert {m.mailbox_id for m in await listed(database, account_id)} == {r.mailbox_id for r in routes.values()}
 
 
+async def test_who_had_a_domain_before_has_no_say_over_its_mail(
+    database: db.Database, pool: parsing.ParsingPool, account_id: UUID
+) -> None:
+    """Seen to fail with scripts looked up by address alone: the new owner's senders heard the old owner's 550."""
+    former = await rows.mailbox(database, account_id, address="x@moved.example")
+    owner = await rows.account(database)
+    steps = [rehearsals.Step(stage=stage, reply="550 5.0.0 No", times=9, remaining=9) for stage in ("rcpt", "data")]
+    desk = Desk(database, pool, allow_faults=True)
+    async with database.transaction() as connection:
+        for whose in (account_id, owner):
+            query = "insert into domains (account_id, name, created_at) values ($1, 'moved.example', now())"
+            await connection.execute(query, whose)
+        await connection.execute("insert into domain_names (name, account_id) values ('moved.example', $1)", owner)
+    for script in (steps, steps[1:]):
+        async with database.transaction() as connection:
+            await rehearsals.put(connection, account_id, former, script)
+        assert await desk.recipient("x@moved.example", "a@b.example") is None
+        assert (await desk.deliver(incoming("x@moved.example"))).startswith("250 ")
+    async with database.connection() as connection:
+        await connection.execute("update domain_names set account_id = $1", account_id)
+    again = Desk(database, pool, allow_faults=True)  # remembers nobody's domain
+    assert await again.deliver(incoming("x@moved.example")) == "550 5.0.0 No"
+
+
 # Dropped mail costs what stored mail does
 
 
@@ -220,6 +244,31 @@ async def test_dropped_mail_takes_the_statements_that_stored_mail_takes(
     await database.close()
     assert batches[0] == batches[1]
     assert sum("insert into contents" in statement for statement in batches[1]) == 1
+
+
+async def test_a_void_that_holds_more_than_an_account_may_costs_no_statement_more(
+    dsn: str, pool: parsing.ParsingPool
+) -> None:
+    """Quotas are of accounts: whatever is dropped, the void never runs full and answers later for it.
+
+    Seen to fail with the void held to the quotas, too: its mail was stored by more statements than a live mailbox's."""
+    database = Listening(dsn)
+    database.said = []
+    await database.open()
+    account_id = await rows.account(database)
+    await rows.mailbox(database, account_id, address="live@postroom.test")
+    async with database.connection() as connection:
+        voids = await accounts.voids(connection)
+        await connection.execute("update event_heads set stored_bytes = 1000000 where account_id = any($1)", voids)
+    desk = Desk(database, pool, max_stored_bytes=10_000)
+    await desk.deliver(incoming("live@postroom.test"))
+    batches = []
+    for name in ("live", "unknown"):
+        database.said = []
+        assert (await desk.deliver(incoming(f"{name}@postroom.test"))).startswith("250 ")
+        batches.append(database.said)
+    await database.close()
+    assert batches[0] == batches[1]
 
 
 async def test_dropped_mail_over_the_cap_is_stored_without_its_bytes(
