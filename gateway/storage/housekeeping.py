@@ -78,8 +78,7 @@ async def _empty(database: db.Database, account_id: UUID, mailbox_id: UUID) -> N
     while True:
         async with database.transaction() as connection:
             ids = await messages.slice_of(connection, account_id, mailbox_id, RECLAIM_SLICE)
-            await events.redact(connection, account_id, mailbox_id, ids)
-            await messages.remove(connection, account_id, ids)
+            await messages.reclaim(connection, account_id, ids)
         SWEPT.labels("message").inc(len(ids))
         if len(ids) < RECLAIM_SLICE:
             return

@@ -278,11 +278,7 @@ async def delete(connection: db.Connection, account_id: UUID, message_ids: Seque
     rows = await _remove(connection, account_id, message_ids)
     if not rows:
         return 0
-    of_mailbox: dict[UUID, list[UUID]] = defaultdict(list)
-    for row in rows:
-        of_mailbox[row["mailbox_id"]].append(row["id"])
-    for mailbox_id, ids in of_mailbox.items():
-        await events.redact(connection, account_id, mailbox_id, ids)
+    await _redact(connection, account_id, rows)
     await events.append(connection, account_id, [_deleted(row) for row in rows])
     await _free(connection, account_id, rows)
     return len(rows)
@@ -295,6 +291,23 @@ async def remove(connection: db.Connection, account_id: UUID, message_ids: Seque
     if rows:
         await _free(connection, account_id, rows)
     return rows
+
+
+async def reclaim(connection: db.Connection, account_id: UUID, message_ids: Sequence[UUID]) -> None:
+    """The same, and what events told of them: whoever removes a message blanks its events, in this order, so that two
+    who remove the same ones never wait for each other."""
+    rows = await _remove(connection, account_id, message_ids)
+    if rows:
+        await _redact(connection, account_id, rows)
+        await _free(connection, account_id, rows)
+
+
+async def _redact(connection: db.Connection, account_id: UUID, rows: Sequence[Record]) -> None:
+    of_mailbox: dict[UUID, list[UUID]] = defaultdict(list)
+    for row in rows:
+        of_mailbox[row["mailbox_id"]].append(row["id"])
+    for mailbox_id, ids in of_mailbox.items():
+        await events.redact(connection, account_id, mailbox_id, ids)
 
 
 async def _free(connection: db.Connection, account_id: UUID, rows: Sequence[Record]) -> None:
