@@ -1,0 +1,146 @@
+"""A database that an older version has filled, brought to today and read by today's code."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import pytest
+from uuid_utils.compat import uuid7
+
+from gateway.mail import query
+from gateway.storage import accounts, db, housekeeping, judgements, mailboxes, messages, migrate, quotas, search
+from tests import databases
+from tests.storage import rows
+
+pytestmark = pytest.mark.anyio
+
+RAW: Final = b"From: ann@x.example\r\nSubject: Old mail\r\n\r\nYour code is 482913.\r\n"
+ACCOUNT, BOX, OVER, ONE, TWO = (uuid7() for _ in range(5))
+# Written out, for it is what the first version wrote, not what today's code would.
+FILLED: Final = (
+    ("insert into accounts (id, name) values ($1, 'old')", ACCOUNT),
+    ("insert into event_heads (account_id, last_seq) values ($1, 4)", ACCOUNT),
+    (
+        """insert into mailboxes (account_id, id, address, expires_at, created_at) values
+        ($1, $2, 'box@postroom.test', null, now()),
+        ($1, $3, 'over@postroom.test', now() - interval '1 minute', now())""",
+        ACCOUNT,
+        BOX,
+        OVER,
+    ),
+    (
+        """insert into addresses (address, account_id, mailbox_id) values
+        ('box@postroom.test', $1, $2), ('over@postroom.test', $1, $3)""",
+        ACCOUNT,
+        BOX,
+        OVER,
+    ),
+    ("insert into contents (account_id, id, raw, size) values ($1, $2, $3, $4)", ACCOUNT, ONE, RAW, len(RAW)),
+    (
+        """insert into messages (account_id, id, mailbox_id, content_id, seq, received_at, size, mail_from, envelope,
+          from_name, from_address, recipients, subject, snippet, codes, links, attachment_count, message_id, thread_id,
+          tag, parse, warnings)
+        select $1, u.id, u.mailbox_id, $2, u.seq, now(), $3, 'ann@x.example',
+          '{"rcpt_to":["box@postroom.test"],"helo":"x","remote_ip":"192.0.2.1","tls":false}', null, 'ann@x.example',
+          '[]', 'Old mail', 'Your code is 482913.',
+          '[{"value":"482913","confidence":0.9,"source":"text","context":"x"}]', '[]',
+          0, null, u.id, null, 'ok', '[]'
+        from unnest($4::uuid[], $5::uuid[], $6::bigint[]) as u (id, mailbox_id, seq)""",
+        ACCOUNT,
+        ONE,
+        len(RAW),
+        [ONE, TWO],
+        [BOX, OVER],
+        [3, 4],
+    ),
+    (
+        """insert into events (account_id, seq, id, type, mailbox_id, message_id, data, created_at)
+        select $1, u.seq, gen_random_uuid(), u.type, u.mailbox_id, u.message_id, '{"subject":"Old mail"}', now()
+        from unnest($2::bigint[], $3::text[], $4::uuid[], $5::uuid[]) as u (seq, type, mailbox_id, message_id)""",
+        ACCOUNT,
+        [1, 2, 3, 4],
+        ["mailbox.created", "mailbox.created", "message.received", "message.received"],
+        [BOX, OVER, BOX, OVER],
+        [None, None, ONE, TWO],
+    ),
+)
+
+
+async def first_version(dsn: str) -> None:
+    """The database as the first migration alone makes it, with mail in it."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        file = migrate._migration_files()[0]
+        async with connection.transaction():
+            for statement in migrate.statements(file.read_text("utf-8")):
+                await connection.execute(statement)
+            await connection.execute("insert into schema_migrations (name) values ('0001_initial')")
+            for query_, *values in FILLED:
+                await connection.execute(query_, *values)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def old(postgres_dsn: str) -> AsyncIterator[db.Database]:
+    """Such a database, migrated and opened."""
+    server, name = await asyncpg.connect(postgres_dsn), f"old_{uuid7().hex}"
+    dsn = databases.named(postgres_dsn, name)
+    await server.execute(f"create database {name}")
+    try:
+        await first_version(dsn)
+        assert await migrate.pending(dsn) == migrate.names()[1:]
+        assert await migrate.run(dsn) == migrate.names()[1:]
+        assert await migrate.pending(dsn) == []
+        async with databases.opened(dsn) as database:
+            yield database
+    finally:
+        await server.execute(f"drop database if exists {name} with (force)")
+        await server.close()
+
+
+async def usage(database: db.Database, account_id: UUID) -> int:
+    async with database.connection() as connection:
+        return (await quotas.usage(connection, account_id)).stored_bytes
+
+
+async def test_mail_that_an_older_version_stored_is_read_found_judged_and_counted(old: db.Database) -> None:
+    async with old.transaction() as connection:
+        box = await mailboxes.get(connection, ACCOUNT, BOX, retention=60)
+        assert box is not None
+        assert (box.status, box.sender_policy, box.message_count, box.cursor) == ("active", "accept", 1, 1)
+        found = await messages.get(connection, ACCOUNT, ONE)
+        assert found is not None
+        message, raw = found
+        assert (raw, message.subject, message.transcript, message.auth) == (RAW, "Old mail", [], {})
+        wanted = query.parse("subject:mail 482913 from:ann@x.example")
+        page = await search.page(connection, ACCOUNT, wanted, mailbox_id=None, after=None, limit=5, ascending=True)
+        assert [one.id for one in page.messages] == [ONE, TWO]
+        assert await search.behind(connection, after_id=UUID(int=0), limit=100) == ([ACCOUNT], None)
+        assert await judgements.unjudged(connection, after_id=UUID(int=0), limit=100) == ([ACCOUNT], None)
+        assert await accounts.voids(connection)
+    assert await usage(old, ACCOUNT) == 2 * len(RAW)
+
+
+async def test_mail_of_both_versions_is_stored_deleted_and_reclaimed_alike(old: db.Database) -> None:
+    """Seen to fail with the line of 0002_receiving that adds up what is stored taken out: usage began at nothing."""
+    [new] = await rows.store(old, ACCOUNT, BOX, size=100)
+    assert await usage(old, ACCOUNT) == 2 * len(RAW) + 100
+    async with old.transaction() as connection:
+        assert await messages.delete(connection, ACCOUNT, [ONE]) == 1
+    assert await usage(old, ACCOUNT) == len(RAW) + 100
+    assert [account_id async for account_id in housekeeping.expire(old)] == [ACCOUNT]
+    assert await housekeeping.reclaim(old, retention=0) == 1
+    assert await usage(old, ACCOUNT) == 100
+    assert await rows.count(old, "select count(*) from contents") == 1
+    log = await rows.log_of(old, ACCOUNT)
+    assert [(event.seq, event.type) for event in log[4:]] == [
+        (5, "message.received"),
+        (6, "message.deleted"),
+        (7, "mailbox.expired"),
+    ]
+    assert log[4].message_id == new
+    assert all("Old mail" not in event.data for event in log[2:4])
