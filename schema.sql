@@ -372,6 +372,18 @@ create table provider_messages (                      -- look-up: whose mail doe
   primary key (provider, provider_id)
 );
 
+create table callbacks (                              -- what providers posted about mails that they took; no account is known
+  provider text not null,                             -- mailgun, postmark, ses
+  event_id text not null,                             -- the provider's own, or a digest of what it posted
+  provider_id text,                                   -- of the mail; null = it is about none
+  payload bytea not null,                             -- the body as it was posted
+  received_at timestamptz not null default now(),
+  applied_at timestamptz,                             -- when its news were taken in; null = it is not known whose mail it is
+  primary key (provider, event_id)
+);
+create index callbacks_waiting on callbacks (provider, provider_id) where applied_at is null; -- those that overtook a verdict
+create index callbacks_age on callbacks (received_at); -- the oldest are forgotten
+
 create table suppressions (
   account_id uuid not null references accounts (id) on delete cascade,
   address text not null,                              -- canonical

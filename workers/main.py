@@ -137,6 +137,7 @@ class Work:
         await housekeeping.empty_void(database)
         await housekeeping.forget_keys(database, settings.idempotency_seconds)
         await housekeeping.forget_events(database, settings.event_retention_seconds)
+        await housekeeping.forget_callbacks(database, settings.event_retention_seconds)
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

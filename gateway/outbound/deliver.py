@@ -27,11 +27,12 @@ from uuid_utils.compat import uuid7
 
 from gateway import loops
 from gateway.errors import PostroomError, Unavailable
+from gateway.outbound.feedback import Feedback
 from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Verdict
 from gateway.outbound.retry import Schedule
 from gateway.outbound.route import Router, Try
 from gateway.settings import Settings
-from gateway.storage import db, emails, events
+from gateway.storage import callbacks, db, emails, events
 from gateway.storage.committer import Committer
 
 log = structlog.get_logger(__name__)
@@ -105,6 +106,7 @@ class Carrier:
         self._settings = settings
         self._router = router
         self._told = told
+        self._feedback = Feedback(database, told=told)
         self._schedule = Schedule.of(settings)
         at_once = settings.outbound_concurrency
         self._network = asyncio.Semaphore(at_once)
@@ -255,7 +257,20 @@ class Carrier:
         async with self._database.transaction() as connection:
             await emails.settle(connection, verdicts)
         self._told({verdict.account_id for verdict in verdicts})
+        await self._catch_up(verdicts)
         return [True] * len(batch)
+
+    async def _catch_up(self, verdicts: Iterable[emails.Settled]) -> None:
+        """Callbacks that were faster than the verdict; while the database is away they wait to be posted again."""
+        by_provider: dict[str, list[str]] = defaultdict(list)
+        for handed in filter(None, map(emails.handed_over, verdicts)):
+            if provider := callbacks.provider_of(handed.provider):
+                by_provider[provider].append(callbacks.bare(handed.provider_id))
+        for provider, provider_ids in by_provider.items():
+            try:
+                await self._feedback.catch_up(provider, provider_ids)
+            except Unavailable:
+                log.warning("early callbacks not applied: database away", provider=provider)
 
     async def _find(self, verdicts: Sequence[emails.Settled]) -> bool | None:
         last = verdicts[-1]

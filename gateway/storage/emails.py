@@ -13,7 +13,7 @@ token still stands; otherwise the attempt is recorded and decides nothing.
     scheduled, queued, deferred, unknown    canceled    cancel
     scheduled   scheduled   reschedule
     deferred, unknown, failed, bounced      queued      retry
-    sent, delivered, canceled, suppressed, complained   nothing here moves them
+    sent, delivered, canceled, suppressed, complained   nothing here moves them (news of providers may)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from gateway.errors import InvalidState, NotFound
-from gateway.storage import db, events
+from gateway.storage import callbacks, db, events
 from gateway.storage.sql import load
 
 sql = load("emails")
@@ -40,6 +40,7 @@ ORDER: Final = (
 UNFINISHED: Final = frozenset(ORDER[:5])
 CANCELABLE: Final = frozenset({"scheduled", "queued", "deferred", "unknown"})
 RETRYABLE: Final = frozenset({"deferred", "unknown", "failed", "bounced"})
+HANDED_OVER: Final = frozenset({"sent", "delivered", "unknown"})  # outcomes of attempts
 
 
 def overall(statuses: Iterable[str]) -> str:
@@ -276,7 +277,7 @@ async def enter_data(connection: db.Connection, account_id: UUID, delivery_id: U
 
 
 async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None:
-    """Verdicts of a batch: states and attempts in the order of accounts, then the events."""
+    """Verdicts of a batch: states and attempts in the order of accounts, what providers call the mails, then events."""
     by_account: dict[UUID, list[Settled]] = defaultdict(list)
     for verdict in sorted(verdicts, key=lambda verdict: verdict.delivery_id):
         by_account[verdict.account_id].append(verdict)
@@ -287,7 +288,20 @@ async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None
         news = [v.event for v in by_account[account_id] if v.event and v.delivery_id in standing]
         if news:
             told[account_id] = news
+    await callbacks.note_messages(connection, [handed for v in verdicts if (handed := handed_over(v))])
     await events.append_all(connection, told)
+
+
+def handed_over(verdict: Settled) -> callbacks.Handed | None:
+    """The mail as its provider has it, lease or no lease: it may tell of it later. None = it gave no id."""
+    if not verdict.provider_id or verdict.outcome not in HANDED_OVER:
+        return None
+    return callbacks.Handed(
+        provider=verdict.provider,
+        provider_id=verdict.provider_id,
+        account_id=verdict.account_id,
+        delivery_id=verdict.delivery_id,
+    )
 
 
 async def _settle_states(connection: db.Connection, account_id: UUID, verdicts: Sequence[Settled]) -> set[UUID]:

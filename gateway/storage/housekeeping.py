@@ -6,7 +6,7 @@ may run twice at once or die at any point: whatever is left is found again the n
     expire      marks mailboxes whose time is up, with their events; bookkeeping, for no mail depends on it
     reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
     empty_void  removes mail that was dropped
-    forget      removes old idempotency keys and the beginnings of event logs
+    forget      removes old idempotency keys and callbacks, and the beginnings of event logs
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from uuid import UUID
 import prometheus_client
 import structlog
 
-from gateway.storage import accounts, db, events, idempotency, judgements, mailboxes, messages
+from gateway.storage import accounts, callbacks, db, events, idempotency, judgements, mailboxes, messages
 
 log = structlog.get_logger(__name__)
 
-# what: "mailbox" (expired), "reclaimed" (mailboxes), "message", "void", "event", "idempotency_key"
+# what: "mailbox" (expired), "reclaimed" (mailboxes), "message", "void", "event", "callback", "idempotency_key"
 SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping changed or removed", ["what"])
 
 EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
@@ -125,6 +125,19 @@ async def _forget_account(database: db.Database, account_id: UUID, before: datet
             count = await events.forget(connection, account_id, before, FORGET_SLICE)
         removed += count
         if count < FORGET_SLICE:
+            return removed
+
+
+async def forget_callbacks(database: db.Database, retention: float) -> int:
+    """Remove what providers posted more than `retention` seconds ago; how many."""
+    before = datetime.now(UTC) - timedelta(seconds=retention)
+    removed = 0
+    while True:
+        async with database.connection() as connection:
+            count = await callbacks.forget(connection, before, FORGET_SLICE)
+        removed += count
+        if not count:
+            SWEPT.labels("callback").inc(removed)
             return removed
 
 

@@ -29,6 +29,7 @@ from gateway.inbound.protocol import Hold, HungUp, Incoming
 from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Answer, Caller, Input, Output
+from gateway.settings import Settings
 from gateway.storage import accounts, idempotency
 from gateway.storage.idempotency import Once, Turns
 from gateway.web import api, once
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RAW: Final = "POST /v1/inbound/raw"
+SIGNED: Final = ("timestamp", "token", "signature")  # what Mailgun signs with
 TOKENS: Final = "POST /v1/inbound/mailgun"  # whose tokens are remembered like idempotency keys
 LARGE: Final = 262_144  # bytes of a body; from here on it is read in a thread
 RETRY_SECONDS: Final = 5
@@ -212,40 +214,14 @@ class InboundHttp:
             content_type = request.headers.get("content-type", "")
             try:
                 parts = await _apart(body, lambda: forms.read(content_type, body))
-                self._check_mailgun(parts)
+                check_mailgun(self._settings, **{name: handed.field(parts, name) for name in SIGNED})
                 mail = await _apart(body, lambda: handed.mailgun(parts))
             except forms.NotAForm as error:
                 raise Unsigned from error
             except handed.Unusable as error:
                 raise _stops(MailgunStops, error) from error
-            await self._spend(handed.field(parts, "token"), mail.fingerprint)
+            await spend(self._gateway, handed.field(parts, "token"), mail.fingerprint)
             return Received(receipt_id=await self._take(mail, hold, MailgunStops))
-
-    def _check_mailgun(self, parts: Sequence[forms.Part]) -> None:
-        with _told("mailgun"):
-            signatures.mailgun(
-                self._settings.mailgun_signing_key.get_secret_value(),
-                timestamp=handed.field(parts, "timestamp"),
-                token=handed.field(parts, "token"),
-                signature=handed.field(parts, "signature"),
-                now=time.time(),
-                within=min(signatures.MAILGUN_SECONDS, self._settings.idempotency_seconds / 2),
-            )
-
-    async def _spend(self, token: str, fingerprint: bytes) -> None:
-        """A token is good for one body, however often that is posted: the signature says nothing of the body.
-
-        Remembered where idempotency keys are, in the name of an account that nobody has.
-        """
-        seconds = self._settings.idempotency_seconds
-        wish = Once(endpoint=TOKENS, key=token, fingerprint=fingerprint)
-        try:
-            async with self._gateway.database.transaction() as connection:
-                nobody = (await accounts.voids(connection))[0]
-                await idempotency.claim(connection, nobody, wish, status=200, answer={}, seconds=seconds)
-        except errors.InvalidIdempotentRequest as error:
-            log.warning("request not verified", provider="mailgun", reason="the token was used for another body")
-            raise Unsigned from error
 
     async def postmark(self, request: Request) -> Received:
         """An inbound message from Postmark.
@@ -253,7 +229,7 @@ class InboundHttp:
         Give Postmark the URL with the user name and password of POSTMARK_WEBHOOK_AUTH in it; not there without it. Tick
         "Include raw email content" to have messages as they came. 403 says that the mail can never be taken.
         """
-        with _told("postmark"):  # before the body is read
+        with told("postmark"):  # before the body is read
             expected = self._settings.postmark_webhook_auth.get_secret_value()
             signatures.basic(expected, request.headers.get("authorization", ""))
         with self._held() as hold:
@@ -272,7 +248,7 @@ class InboundHttp:
         """
         with self._held() as hold:
             body = await self._body(request, hold)
-            with _told("sns"):
+            with told("sns"):
                 given = signatures.notification(body)
                 await signatures.sns(given, self._certificates, self._settings.sns_topic_arns)
                 if given.is_confirmation:
@@ -374,8 +350,37 @@ def _put_off() -> Iterator[None]:
         raise errors.Unavailable(TRY_AGAIN, retry_after=RETRY_SECONDS) from error
 
 
+def check_mailgun(settings: Settings, *, timestamp: str, token: str, signature: str) -> None:
+    """Raises Unsigned where Mailgun did not sign these, or not now."""
+    with told("mailgun"):
+        signatures.mailgun(
+            settings.mailgun_signing_key.get_secret_value(),
+            timestamp=timestamp,
+            token=token,
+            signature=signature,
+            now=time.time(),
+            within=min(signatures.MAILGUN_SECONDS, settings.idempotency_seconds / 2),
+        )
+
+
+async def spend(gateway: Gateway, token: str, fingerprint: bytes) -> None:
+    """A token of Mailgun's is good for one body, however often that is posted: the signature says nothing of the body.
+
+    Remembered where idempotency keys are, in the name of an account that nobody has.
+    """
+    seconds = gateway.settings.idempotency_seconds
+    wish = Once(endpoint=TOKENS, key=token, fingerprint=fingerprint)
+    try:
+        async with gateway.database.transaction() as connection:
+            nobody = (await accounts.voids(connection))[0]
+            await idempotency.claim(connection, nobody, wish, status=200, answer={}, seconds=seconds)
+    except errors.InvalidIdempotentRequest as error:
+        log.warning("request not verified", provider="mailgun", reason="the token was used for another body")
+        raise Unsigned from error
+
+
 @contextlib.contextmanager
-def _told(provider: str) -> Iterator[None]:
+def told(provider: str) -> Iterator[None]:
     """The log hears why a request is not verified, the caller only that it is not."""
     try:
         yield

@@ -304,7 +304,7 @@ async def test_mail_that_mailgun_posts_again_changes_nothing(
 async def test_a_token_is_good_for_one_mail(provider: httpx2.AsyncClient, owner: httpx2.AsyncClient) -> None:
     """Mailgun's signature says nothing of the body: who has seen one post must not be able to make others.
 
-    Negative control: without `_spend` it failed, with 200 instead of 401.
+    Negative control: without `spend` it failed, with 200 instead of 401.
     """
     box, other = await letters.mailbox(owner), await letters.mailbox(owner)
     form = mailgun_form(box["address"], {"body-mime": RAW.decode()})
@@ -323,7 +323,7 @@ async def test_a_token_is_good_for_one_mail(provider: httpx2.AsyncClient, owner:
 async def test_what_mailgun_did_not_sign_is_not_taken(
     provider: httpx2.AsyncClient, owner: httpx2.AsyncClient, forgery: str
 ) -> None:
-    """Negative control: without `_check_mailgun` all failed but the last, with 200 instead of 401."""
+    """Negative control: without `check_mailgun` all failed but the last, with 200 instead of 401."""
     box = await letters.mailbox(owner)
     mime = {"body-mime": RAW.decode()}
     form = {

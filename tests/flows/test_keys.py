@@ -29,6 +29,9 @@ PUBLIC = {  # who calls these shows it otherwise than by a key: the operations' 
     ("POST", "/inbound/mailgun/mime"),
     ("POST", "/inbound/postmark"),
     ("POST", "/inbound/ses"),
+    ("POST", "/callbacks/mailgun"),
+    ("POST", "/callbacks/postmark"),
+    ("POST", "/callbacks/ses"),
 }
 PARAMETER = re.compile(r"\{(\w+)\}")
 

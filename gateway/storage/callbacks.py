@@ -1,0 +1,146 @@
+"""What providers tell of mail that they took: each callback as it was posted, and the way from a provider's id to ours.
+
+Two look-ups by the providers' own ids, without an account: `provider_messages`, written with the verdict, and
+`callbacks`, kept before anything is done with them. A callback may overtake the verdict; whichever is committed later
+finds the other one, so that no news is lost between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from gateway.storage import db
+from gateway.storage.sql import load
+
+sql = load("callbacks")
+
+PROVIDERS: Final = ("mailgun", "postmark", "ses")
+AT_ONCE: Final = 100  # callbacks that are caught up with after one batch of verdicts
+# Their relays, by which mail can leave, too: `smtp:smtp.postmarkapp.com:587`
+_RELAYS: Final = (
+    (re.compile(r"smtps?:[\w.-]*\.mailgun\.org(:\d+)?"), "mailgun"),
+    (re.compile(r"smtps?:[\w.-]*\.postmarkapp\.com(:\d+)?"), "postmark"),
+    (re.compile(r"smtps?:[\w.-]*\.amazonaws\.com(:\d+)?"), "ses"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Callback:
+    """One callback."""
+
+    provider: str  # one of PROVIDERS
+    event_id: str  # the provider's own, or a digest of what it posted
+    provider_id: str | None  # of the mail it speaks of; None = of none
+    payload: bytes  # the body as it was posted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handed:
+    """A mail that a provider took, under the name it has there."""
+
+    provider: str  # as the verdict has it, such as `postmark` or `mailgun:example.com`
+    provider_id: str
+    account_id: UUID
+    delivery_id: UUID
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """A recipient that news are about; its row is locked."""
+
+    account_id: UUID
+    id: UUID
+    email_id: UUID
+    address: str
+    status: str  # one of emails.ORDER
+    attempts: int
+
+
+def provider_of(name: str) -> str | None:
+    """Which of PROVIDERS posts callbacks about mail that left by the provider of this name; None = nobody does."""
+    kind = name.partition(":")[0]
+    if kind in PROVIDERS:
+        return kind
+    return next((provider for pattern, provider in _RELAYS if pattern.fullmatch(name.lower())), None)
+
+
+def bare(provider_id: str) -> str:
+    """A provider's id as callbacks are found by: Mailgun writes it with brackets here and without there."""
+    return provider_id.strip().removeprefix("<").removesuffix(">")
+
+
+async def note_messages(connection: db.Connection, handed: Sequence[Handed]) -> None:
+    """Write down whose mail their ids are; those that nobody calls back about are left out."""
+    rows = sorted(
+        (provider, bare(one.provider_id), one.account_id, one.delivery_id)
+        for one in handed
+        if (provider := provider_of(one.provider)) and bare(one.provider_id)
+    )
+    if not rows:
+        return
+    providers, provider_ids, account_ids, delivery_ids = zip(*rows, strict=True)
+    await sql.note_messages.run(
+        connection,
+        providers=list(providers),
+        provider_ids=list(provider_ids),
+        account_ids=list(account_ids),
+        delivery_ids=list(delivery_ids),
+    )
+
+
+async def keep(connection: db.Connection, callback: Callback) -> bool:
+    """Store it as it came; False = it had come before."""
+    return (
+        await sql.keep.run(
+            connection,
+            provider=callback.provider,
+            event_id=callback.event_id,
+            provider_id=callback.provider_id,
+            payload=callback.payload,
+        )
+        > 0
+    )
+
+
+async def delivery_of(connection: db.Connection, provider: str, provider_id: str) -> tuple[UUID, UUID] | None:
+    """Account and delivery of the mail that a provider calls so; None = nobody's, or not written down yet."""
+    row = await sql.delivery_of.row(connection, provider=provider, provider_id=provider_id)
+    return (row["account_id"], row["delivery_id"]) if row else None
+
+
+async def use(connection: db.Connection, callback: Callback) -> bool:
+    """Note that its news are applied; False = they had been."""
+    return await sql.use.run(connection, provider=callback.provider, event_id=callback.event_id) > 0
+
+
+async def waiting(connection: db.Connection, provider: str, provider_ids: Sequence[str]) -> list[Callback]:
+    """Callbacks about these mails whose news are not applied yet, oldest first; the payload says which mail."""
+    rows = await sql.waiting.fetch(connection, provider=provider, provider_ids=list(provider_ids), limit=AT_ONCE)
+    return [
+        Callback(provider=provider, event_id=row["event_id"], provider_id=None, payload=row["payload"]) for row in rows
+    ]
+
+
+async def lock(connection: db.Connection, account_id: UUID, delivery_id: UUID) -> Standing | None:
+    row = await sql.lock.row(connection, account_id=account_id, id=delivery_id)
+    return Standing(account_id=account_id, **dict(row)) if row else None
+
+
+async def move(connection: db.Connection, standing: Standing, status: str, reply: str) -> None:
+    """Another status, for good: nobody writes there again."""
+    await sql.move.run(connection, account_id=standing.account_id, id=standing.id, status=status, reply=reply)
+
+
+async def suppress(connection: db.Connection, account_id: UUID, address: str, reason: str) -> None:
+    """Put a canonical address on the account's list, if it is not there."""
+    await sql.suppress.run(connection, account_id=account_id, address=address, reason=reason)
+
+
+async def forget(connection: db.Connection, before: datetime, limit: int) -> int:
+    """Remove one slice of those that came before; how many."""
+    return await sql.forget.run(connection, before=before, limit=limit)
