@@ -11,7 +11,8 @@ Addresses, domains, tags, conversations and the mailbox are lexemes of the same 
 in the index: it is asked of the message's row. Four characters can be those of two accounts: every row is checked.
 
 **How it is asked.** Segments that hold messages, 1, 4, 16 and then 32 at a time, until the page is full or
-BUDGET_SECONDS have passed: then the page is shorter, and its cursor says where to go on.
+BUDGET_SECONDS have passed: then the page is shorter, and its cursor says where to go on. Where a label is asked for and
+few messages have any, it is the other way round: the words of those are looked at, and of no other.
 
 **What is not indexed yet** (`indexing` says how far an account is) is matched message by message, on what its row
 knows: addresses, tags, words of the subject and of the snippet. A `-word` that only the body could hold is not decided
@@ -42,6 +43,7 @@ sql = load("search")
 # the smaller, a word of none: 100,000 messages are 49 looks.
 SEGMENT: Final = 2048
 BUDGET_SECONDS: Final = 1.0  # for one page; what is not found until then, its cursor finds
+LABELLED: Final = 1000  # messages with labels that may be looked at one by one
 TAIL_SLICE: Final = 500  # messages not indexed yet that are matched at once
 TAIL_ROWS: Final = 4000  # and for one page
 SEGMENTS: Final = 64  # looked up at once
@@ -288,6 +290,8 @@ class _Looking:
 
     async def _index(self, low: int, high: int) -> None:
         """Segment by segment, further and further."""
+        if self._open and self.wanted.filters.labelled and await self._among_labelled(low, high):
+            return
         step, segments = 0, await self._segments(low, high)
         while segments and self._open:
             count = STEPS[min(step, len(STEPS) - 1)]
@@ -295,6 +299,26 @@ class _Looking:
             low, high = self._behind(segments[:count][-1], low, high)
             segments = segments[count:] or await self._segments(low, high)
             step += 1
+
+    async def _among_labelled(self, low: int, high: int) -> bool:
+        """Look at the words of messages with these labels, and at nothing else; False = too many have labels."""
+        values = {"account_id": self.account_id, "low": low, "high": high}
+        labels = list(self.wanted.filters.labelled)
+        rows = await sql.labelled.fetch(self.connection, labelled=labels, limit=LABELLED + 1, **values)
+        if len(rows) > LABELLED:
+            return False
+        seqs = [row["seq"] for row in rows if row["is_asked_for"]]
+        by_segment = {
+            segment: asked(self.account_id, segment, self.wanted.conditions, self.mailbox_id)
+            for segment in {seq // SEGMENT for seq in seqs}
+        }
+        queries = [by_segment[seq // SEGMENT] for seq in seqs]
+        limit = self.limit + 1 - len(self.messages)
+        found = await self._statement("found_among").fetch(
+            self.connection, seqs=seqs, queries=queries, limit=limit, **self._filters()
+        )
+        self.messages += [Message.from_row(row) for row in found]
+        return True
 
     async def _look(self, segments: Sequence[int], low: int, high: int) -> None:
         conditions = self.wanted.conditions
@@ -442,11 +466,11 @@ async def same_subject(
     return [dict(row) for row in rows]
 
 
-async def set_thread(connection: db.Connection, account_id: UUID, message_id: UUID, thread_id: UUID) -> bool:
-    """The message belongs to that conversation; False = it is deleted."""
-    return await sql.set_thread.run(connection, account_id=account_id, id=message_id, thread_id=thread_id) > 0
+async def set_thread(connection: db.Connection, account_id: UUID, message_id: UUID, thread_id: UUID) -> None:
+    """The message belongs to that conversation."""
+    await sql.set_thread.run(connection, account_id=account_id, id=message_id, thread_id=thread_id)
 
 
-async def set_reading(connection: db.Connection, account_id: UUID, message_id: UUID, shown: Mapping[str, Any]) -> bool:
-    """What a message shows, once it could be read; the columns' values, JSON as text. False = it is deleted."""
-    return await sql.set_reading.run(connection, account_id=account_id, id=message_id, **shown) > 0
+async def set_reading(connection: db.Connection, account_id: UUID, message_id: UUID, shown: Mapping[str, Any]) -> None:
+    """What a message shows, once it could be read; the columns' values, JSON as text."""
+    await sql.set_reading.run(connection, account_id=account_id, id=message_id, **shown)

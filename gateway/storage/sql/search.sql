@@ -80,6 +80,42 @@ cross join lateral (
   limit 1) g
 limit :limit
 
+-- labelled: messages of an account that have any label, between two seqs, and whether they have all of those asked for
+select m.seq, m.labels @> cast(:labelled as text[]) as is_asked_for from messages m
+where m.account_id = :account_id and m.labels <> '{}' and m.seq > :low and m.seq < :high limit :limit
+
+-- found_among_desc: of some messages, each with its segment's query, those that it finds, newest first; each row is looked up
+select m.* from unnest(cast(:seqs as bigint[]), cast(:queries as text[])) as w (seq, query)
+cross join lateral (
+  select t.seq from message_texts t
+  where t.account_id = :account_id and t.seq = w.seq and t.words @@ cast(w.query as tsquery) offset 0) f
+join messages m on m.seq = f.seq
+where m.account_id = :account_id
+  and (cast(:seen as boolean) is null or m.seen = :seen)
+  and (cast(:attached as boolean) is null or (m.attachment_count > 0) = :attached)
+  and m.labels @> cast(:labelled as text[]) and not m.labels && cast(:unlabelled as text[])
+  and (cast(:since as timestamptz) is null or m.received_at >= :since)
+  and (cast(:until as timestamptz) is null or m.received_at < :until)
+  and m.size >= :size_min and m.size <= :size_max
+  and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = m.mailbox_id and b.deleted_at is not null)
+order by m.seq desc limit :limit
+
+-- found_among_asc: of some messages, each with its segment's query, those that it finds, oldest first; each row is looked up
+select m.* from unnest(cast(:seqs as bigint[]), cast(:queries as text[])) as w (seq, query)
+cross join lateral (
+  select t.seq from message_texts t
+  where t.account_id = :account_id and t.seq = w.seq and t.words @@ cast(w.query as tsquery) offset 0) f
+join messages m on m.seq = f.seq
+where m.account_id = :account_id
+  and (cast(:seen as boolean) is null or m.seen = :seen)
+  and (cast(:attached as boolean) is null or (m.attachment_count > 0) = :attached)
+  and m.labels @> cast(:labelled as text[]) and not m.labels && cast(:unlabelled as text[])
+  and (cast(:since as timestamptz) is null or m.received_at >= :since)
+  and (cast(:until as timestamptz) is null or m.received_at < :until)
+  and m.size >= :size_min and m.size <= :size_max
+  and not exists (select 1 from mailboxes b where b.account_id = :account_id and b.id = m.mailbox_id and b.deleted_at is not null)
+order by m.seq limit :limit
+
 -- of_account_desc: messages of an account between two seqs that pass the filters, newest first
 select m.* from messages m
 where m.account_id = :account_id and m.seq > :low and m.seq < :high
