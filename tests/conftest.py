@@ -82,14 +82,16 @@ async def account_id(database: db.Database) -> UUID:
         return await accounts.create(connection, "test")
 
 
-def _standing(postgres_dsn: str, redis_url: str, **settings: str) -> Iterator[house.House]:
+def _standing(
+    postgres_dsn: str, redis_url: str, *, programs: tuple[str, ...] = ("serve", "worker"), **settings: str
+) -> Iterator[house.House]:
     """A house on a loop of its own, since the tests' loops come and go."""
     with asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
 
         async def begin() -> house.House:
             dsn = await stack.enter_async_context(databases.fresh(postgres_dsn))
-            return await stack.enter_async_context(house.standing(dsn, redis_url, settings=settings))
+            return await stack.enter_async_context(house.standing(dsn, redis_url, programs=programs, settings=settings))
 
         try:
             yield runner.run(begin())

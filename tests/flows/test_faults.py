@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests import house
+from tests import conftest, house
 from tests.flows import letters
 from tests.flows.test_mailboxes import refused
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("a house that allows faults")]
 
 
-@pytest.fixture
-async def home(postgres_dsn: str, redis_url: str) -> AsyncIterator[house.House]:
-    async with letters.own_house(postgres_dsn, redis_url, settings={"ALLOW_FAULTS": "1"}) as standing:
-        yield standing
+@pytest.fixture(scope="module")
+def home(postgres_dsn: str, redis_url: str) -> Iterator[house.House]:
+    """One for all tests here; each takes an account of its own."""
+    yield from conftest._standing(postgres_dsn, redis_url, programs=("serve",), ALLOW_FAULTS="1")
 
 
 async def script(client: httpx2.AsyncClient, box: dict[str, Any], *steps: dict[str, Any]) -> None:

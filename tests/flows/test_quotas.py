@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests import house
+from tests import conftest, house
 from tests.flows import letters
 from tests.flows.test_mailboxes import refused
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("houses with quotas")]
 
 ROOM = 3  # messages that fit
 
 
-@pytest.fixture(params=["MAX_STORED_BYTES", "MAX_MESSAGES_PER_MINUTE"])
-async def home(postgres_dsn: str, redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator[house.House]:
+@pytest.fixture(scope="module", params=["MAX_STORED_BYTES", "MAX_MESSAGES_PER_MINUTE"])
+def home(postgres_dsn: str, redis_url: str, request: pytest.FixtureRequest) -> Iterator[house.House]:
+    """One of each kind for all tests here; each takes accounts of its own."""
     most = {"MAX_STORED_BYTES": str(ROOM * len(letters.letter("n"))), "MAX_MESSAGES_PER_MINUTE": str(ROOM)}
-    settings: Mapping[str, str] = {request.param: most[request.param]}
-    async with letters.own_house(postgres_dsn, redis_url, settings=settings) as standing:
-        yield standing
+    yield from conftest._standing(postgres_dsn, redis_url, programs=("serve",), **{request.param: most[request.param]})
 
 
 async def kinds(client: httpx2.AsyncClient) -> list[str]:
