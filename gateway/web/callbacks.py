@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from gateway import errors, signatures
 from gateway.lifecycle import Gateway
-from gateway.mail import classify
+from gateway.mail import classify, dsn
 from gateway.models import Input, Output
 from gateway.outbound import callbacks
 from gateway.outbound.feedback import Feedback
@@ -42,10 +42,12 @@ class Refusal(Input):
     reply: str = Field("", max_length=2000, description="An SMTP reply, such as `550 5.1.1 No such user`")
     status: str = Field("", max_length=20, description="RFC 3463 code of a delivery report, where the reply has none")
 
+    dsn: str = Field("", max_length=262_144, description="Instead of both: a bounce as it came, header and all")
+
     @model_validator(mode="after")
     def _says_something(self) -> Refusal:
-        if not self.reply and not self.status:
-            raise ValueError("give reply, status or both")
+        if bool(self.dsn) == bool(self.reply or self.status):
+            raise ValueError("give either reply, status or both, or dsn")
         return self
 
 
@@ -154,9 +156,9 @@ class Callbacks:
     async def classify(self, body: Refusal) -> Classification:
         """What a refusal means: the rule that decides, its class, and whether it would suppress the address.
 
-        Nothing is stored.
+        Of a bounce the first recipient that it failed for counts. Nothing is stored.
         """
-        found = classify.classify(body.reply, body.status)
+        found = classify.classify(*_said(body))
         return Classification.model_validate(
             {
                 "rule": found.rule,
@@ -166,6 +168,17 @@ class Callbacks:
                 "status": found.enhanced or None,
             }
         )
+
+
+def _said(given: Refusal) -> tuple[str, str]:
+    """Reply and RFC 3463 code."""
+    if not given.dsn:
+        return given.reply, given.status
+    fates = dsn.read(given.dsn.encode("utf-8", "replace")).fates
+    fate = next((fate for fate in fates if fate.action == "failed"), next(iter(fates), None))
+    if fate is None:
+        raise errors.invalid("dsn", "it tells of no recipient that mail did not come to")
+    return fate.diagnostic, fate.status
 
 
 class _Signature(msgspec.Struct):

@@ -18,6 +18,7 @@ from tests import amazon, conftest, house, sending
 from tests.flows import letters
 from tests.flows.test_inbound_http import POSTMARK_AUTH, SIGNING_KEY, listening_to, mailgun_form
 from tests.flows.test_mailboxes import refused
+from tests.mail.test_dsn import REPORT
 from tests.outbound import posts
 
 pytestmark = pytest.mark.anyio
@@ -276,5 +277,7 @@ async def test_a_refusal_can_be_classified_without_having_one(client: httpx2.Asy
     assert (await asked(reply="550 Connection frequency limited"))["class"] == "policy"
     assert (await asked(status="4.2.2"))["class"] == "quota"
     assert json.loads(json.dumps(await asked(reply="hm")))["rule"] == "none"
-    for body in ({}, {"reply": "x" * 2001}, {"replies": "x"}):
+    report = await asked(dsn=REPORT.decode())
+    assert (report["rule"], report["code"], report["status"]) == ("5.1.1", "550", "5.1.1")
+    for body in ({}, {"reply": "x" * 2001}, {"replies": "x"}, {"dsn": "x", "reply": "x"}, {"dsn": "Subject: x"}):
         refused(await client.post("/bounces/classify", json=body), 422, "validation_error")

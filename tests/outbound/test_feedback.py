@@ -14,7 +14,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.outbound.feedback import TRANSITIONS, Feedback
-from gateway.storage import callbacks, db, emails
+from gateway.storage import callbacks, db, emails, housekeeping
 from tests.outbound import posts
 from tests.storage import rows
 
@@ -207,6 +207,20 @@ async def test_what_arrived_after_all_is_not_sent_again(database: db.Database, a
         async with database.connection() as connection:
             [found] = (await emails.recipients(connection, account_id, [email.id]))[email.id]
         assert (found.status, found.due_at, found.lease_id) == ("delivered", None, None)
+
+
+async def test_callbacks_are_forgotten_when_they_are_old(database: db.Database, account_id: UUID) -> None:
+    feedback = Feedback(database, told=Told())
+    old, new = str(uuid7()), str(uuid7())
+    for message_id in (old, new):
+        await feedback.take("postmark", body("delivered", message_id))
+    async with database.connection() as connection:
+        query = "update callbacks set received_at = received_at - interval '8 days' where provider_id = $1"
+        await connection.execute(query, old)
+    assert await housekeeping.forget_callbacks(database, 7 * 86_400) == 1
+    async with database.connection() as connection:
+        assert await callbacks.waiting(connection, "postmark", [old]) == []
+        assert len(await callbacks.waiting(connection, "postmark", [new])) == 1
 
 
 @pytest.mark.parametrize(
