@@ -62,7 +62,7 @@ class Operation:
     scope: str | Collection[str] = field(default=(), kw_only=True)  # any one of them suffices; `admin` always does
     public: bool = field(default=False, kw_only=True)  # no key is asked for; then there is no scope
     mailbox_token: bool = field(default=False, kw_only=True)  # a mailbox's token may call it; the handler checks which
-    status: int = field(default=200, kw_only=True)  # of success; None as a result answers 204 whatever this is
+    status: int = field(default=200, kw_only=True)  # of success; 204, whatever this is, where the handler returns None
     idempotent: bool = field(default=False, kw_only=True)  # takes Idempotency-Key
     tags: Sequence[str] = field(default=(), kw_only=True)  # the first is the operation's chapter in the docs
     errors: Sequence[type[errors.ApiError]] = field(default=(), kw_only=True)  # beyond those that every one has
@@ -107,6 +107,7 @@ class Plan:
     """An operation with everything about its handler looked up once."""
 
     operation: Operation
+    status: int  # of success: 204 where the handler returns nothing
     wants: frozenset[str]  # names of the handler's parameters
     path: Mapping[str, Callable[[str], Any]]  # parameters of the path, each with what reads it
     path_types: Mapping[str, Any]
@@ -135,6 +136,7 @@ def plan(operation: Operation) -> Plan:
         _check_lists(operation, adapter.core_schema)
     return Plan(
         operation=operation,
+        status=204 if returned is type(None) else operation.status,
         wants=frozenset(names),
         path={name: _PATH_TYPES[hints[name]] for name in in_path},
         path_types={name: hints[name] for name in in_path},

@@ -201,14 +201,14 @@ def _responses(plan: api.Plan, references: Mapping[Place, Json]) -> Json:
 
 def _success(plan: api.Plan, references: Mapping[Place, Json]) -> Json:
     operation = plan.operation
-    answer: Json = {"description": HTTPStatus(operation.status).phrase}
+    answer: Json = {"description": HTTPStatus(plan.status).phrase}
     if plan.result is not None:
         answer["content"] = {api.JSON: {"schema": references[(operation.title, "result")]}}
-    elif operation.status != 204:
+    elif plan.status != 204:
         answer["content"] = {operation.produces: {"schema": {}}}
     if plan.result is not None and operation.produces != api.JSON:
         answer["content"][operation.produces] = {"schema": {}}
-    return {str(operation.status): answer}
+    return {str(plan.status): answer}
 
 
 def _refusal(kinds: Iterable[type[errors.ApiError]], schema: Json) -> Json:

@@ -167,7 +167,7 @@ LETTERS = [
     ),
     api.op("GET", "/letters", search, scope={"send", "read"}, mailbox_token=True, tags=["Letters"]),
     api.op("GET", "/letters/{letter}", get, scope="read", tags=["Letters"]),
-    api.op("DELETE", "/letters/{letter}", delete, scope="send", status=204, tags=["Letters"]),
+    api.op("DELETE", "/letters/{letter}", delete, scope="send", tags=["Letters"]),
     api.op("GET", "/names/{name}", by_name, scope="read", tags=["Letters"]),
     api.op("GET", "/names/newest", newest, scope="read", tags=["Letters"]),
     api.op("POST", "/letters/{letter}/cancel", cancel, scope="send", tags=["Letters"]),

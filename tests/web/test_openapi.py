@@ -64,6 +64,12 @@ def test_errors_are_listed_by_status_with_their_names() -> None:
         assert f"`{name}`" in responses["409"]["description"]
 
 
+def test_what_answers_nothing_is_described_so() -> None:
+    responses = document()["paths"]["/v1/letters/{letter}"]["delete"]["responses"]
+    assert responses["204"] == {"description": "No Content"}
+    assert "200" not in responses
+
+
 def test_two_operations_cannot_share_an_id() -> None:
     operations = [api.op("GET", path, plain, public=True) for path in ("/a", "/b")]
     with pytest.raises(api.DeclarationError, match="operationId"):
