@@ -110,7 +110,7 @@ class Gateway:
 
     def router(self) -> Router:
         """The ways out that OUTBOUND and the own domains give. Raises ConfigurationError."""
-        providers = [urls.from_url(url, self.settings) for url in self.settings.outbound]
+        providers = [urls.from_url(url, self.settings, self.resolver) for url in self.settings.outbound]
         return Router(providers, self.settings.mail_domains, LocalProvider(self.deliver_local))
 
     async def listen(self) -> None:

@@ -107,7 +107,7 @@ class Router:
             if not circuit.admits():
                 continue
             verdict = await circuit.provider.send(outgoing, about_to_commit=about_to_commit)
-            if circuit is not self._local:
+            if circuit is not self._local and not verdict.of_one_domain:
                 circuit.record(verdict)
             tries.append(Try(provider=circuit.provider.name, verdict=verdict))
             if verdict.outcome != "provider_fault":

@@ -56,7 +56,7 @@ def test_limits_come_from_the_settings() -> None:
     assert _relay("smtp://relay.example?connections=200").connections == 7
 
 
-@pytest.mark.parametrize("scheme", ["mailgun", "postmark", "ses", "mx"])
+@pytest.mark.parametrize("scheme", ["mailgun", "postmark", "ses"])
 def test_what_is_not_there_yet_says_so(scheme: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{scheme}:// is not available in this version"):
         providers.from_url(f"{scheme}://hunter2@domain?region=eu", SETTINGS)
@@ -100,6 +100,14 @@ def test_what_is_not_there_yet_says_so(scheme: str) -> None:
         "smtp://user:hunter2@relay.example?password=hunter2",
         "smtps://user:hunter2@relay.example?tls=none",
         "smtp://bücher..example",
+        "mx://hunter2",
+        "mx:///hunter2",
+        "mx://?hostname=hunter2%20x",
+        "mx://?hostname=",
+        "mx://?port=hunter2",
+        "mx://?port=0",
+        "mx://?tls=none",
+        "mx://?allow_private=maybe",
         "capture://hunter2",
         "capture:///x",
         "capture://?x=1",

@@ -58,6 +58,7 @@ class Verdict:
     transcript: tuple[str, ...] = ()  # the dialogue, a line each; credentials replaced, the message left out
     remote: str = ""  # host:port/ip of the peer; without the ip where nothing was reached; empty in process
     tls: bool = False  # whether the message went, or would have gone, encrypted
+    of_one_domain: bool = False  # it tells of the recipient's domain alone, and nothing of how the provider is
 
 
 class Provider(Protocol):

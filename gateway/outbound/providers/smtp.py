@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ssl
 from datetime import UTC, datetime
 from typing import Final
 
@@ -22,9 +23,10 @@ SHORTEST_SECRET: Final = 4  # characters; replacing shorter ones in replies woul
 class SmtpProvider:
     """Sends through one relay."""
 
-    def __init__(self, relay: smtp_session.Relay) -> None:
+    def __init__(self, relay: smtp_session.Relay, *, context: ssl.SSLContext | None = None) -> None:
+        """`context`: instead of the one that the relay's own fields ask for."""
         self._relay = relay
-        self._context = smtp_session.tls_context(relay)
+        self._context = context or smtp_session.tls_context(relay)
         self._secrets = _secrets(relay)
         self._slots = asyncio.Semaphore(relay.connections)
         self._idle: list[smtp_session.Session] = []  # longest unused first

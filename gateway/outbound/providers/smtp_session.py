@@ -47,6 +47,7 @@ class Relay:
     step_seconds: float  # for each reply but the last
     dot_seconds: float  # for the reply to the final dot (RFC 5321 section 4.5.3.2.6: 10 minutes)
     messages_per_connection: int = 500  # then it is replaced; relays that allow fewer say 421, which costs nothing
+    address: str | None = None  # where to connect, so that the host's name is not looked up again; None = look it up
     idle_seconds: float = 30.0  # a kept connection unused for so long is closed
 
     @property
@@ -233,7 +234,7 @@ class Session:
 async def open_session(relay: Relay, context: ssl.SSLContext | None, transcript: list[str]) -> Session:
     """Connect, greet, encrypt and authenticate; DialogueError with the stage that failed."""
     client = aiosmtplib.SMTP(
-        hostname=relay.host,
+        hostname=relay.address or relay.host,
         port=relay.port,
         local_hostname=relay.local_hostname,
         timeout=relay.step_seconds,
@@ -285,7 +286,7 @@ async def _starttls(client: aiosmtplib.SMTP, relay: Relay, transcript: list[str]
         return
     transcript.append("C: STARTTLS")
     try:
-        transcript.append(_said(await client.starttls()))
+        transcript.append(_said(await client.starttls(server_hostname=relay.host)))
     except aiosmtplib.SMTPResponseException as error:
         transcript.append(f"S: {error.code} {error.message}")
         if required:
