@@ -466,11 +466,11 @@ async def same_subject(
     return [dict(row) for row in rows]
 
 
-async def set_thread(connection: db.Connection, account_id: UUID, message_id: UUID, thread_id: UUID) -> None:
-    """The message belongs to that conversation."""
-    await sql.set_thread.run(connection, account_id=account_id, id=message_id, thread_id=thread_id)
+async def set_thread(connection: db.Connection, account_id: UUID, message_id: UUID, thread_id: UUID) -> bool:
+    """The message belongs to that conversation; False = it is deleted."""
+    return await sql.set_thread.run(connection, account_id=account_id, id=message_id, thread_id=thread_id) > 0
 
 
-async def set_reading(connection: db.Connection, account_id: UUID, message_id: UUID, shown: Mapping[str, Any]) -> None:
-    """What a message shows, once it could be read; the columns' values, JSON as text."""
-    await sql.set_reading.run(connection, account_id=account_id, id=message_id, **shown)
+async def set_reading(connection: db.Connection, account_id: UUID, message_id: UUID, shown: Mapping[str, Any]) -> bool:
+    """What a message shows, once it could be read; the columns' values, JSON as text. False = it is deleted."""
+    return await sql.set_reading.run(connection, account_id=account_id, id=message_id, **shown) > 0

@@ -372,6 +372,23 @@ async def test_what_is_deleted_is_found_no_more_and_leaves_no_row(
     assert await rows.count(database, "select count(*) from message_texts") == 1
 
 
+class Deleting(ParsingPool):
+    """Whoever reads the first mail finds a message deleted when that is done."""
+
+    def __init__(self, database: db.Database, account_id: UUID, message_id: UUID, pool: ParsingPool) -> None:
+        self._of = database, account_id, message_id
+        self._reading = pool
+
+    async def read(self, raw: bytes) -> parse.Parsed:
+        await asyncio.create_task(self._delete())  # on a connection of its own
+        return await self._reading.read(raw)
+
+    async def _delete(self) -> None:
+        database, account_id, message_id = self._of
+        async with database.transaction() as connection:
+            await messages.delete(connection, account_id, [message_id])
+
+
 async def test_a_message_deleted_while_it_is_read_leaves_no_row(
     database: db.Database, account_id: UUID, pool: ParsingPool
 ) -> None:
@@ -381,19 +398,25 @@ async def test_a_message_deleted_while_it_is_read_leaves_no_row(
     """
     box = await rows.mailbox(database, account_id)
     one, two = await give(database, account_id, box, letter("needle"), letter("needle"))
-
-    class Deleting(ParsingPool):
-        async def read(self, raw: bytes) -> parse.Parsed:
-            async def delete() -> None:
-                async with database.transaction() as connection:
-                    await messages.delete(connection, account_id, [one])
-
-            await asyncio.create_task(delete())
-            return await pool.read(raw)
-
-    await AfterwardsReader(database, Deleting(), Pace(), told=lambda accounts: None).drain(account_id)
+    deleting = Deleting(database, account_id, one, pool)
+    await AfterwardsReader(database, deleting, Pace(), told=lambda accounts: None).drain(account_id)
     assert await rows.count(database, "select count(*) from message_texts") == 1
     assert await find(database, account_id, "needle") == [two]
+
+
+async def test_of_a_message_deleted_while_it_is_read_nothing_is_told(
+    database: db.Database, account_id: UUID, pool: ParsingPool
+) -> None:
+    """Seen to fail with changes told whether or not they found a message: after the deletion the log said what the
+    message held, and nothing would have blanked that."""
+    box = await rows.mailbox(database, account_id)
+    raw = letter("Code", "Your code is 482913")
+    one, two = await give(database, account_id, box, raw, raw, parsed=parse.raw_only(raw))
+    deleting = Deleting(database, account_id, one, pool)
+    await AfterwardsReader(database, deleting, Pace(), told=lambda accounts: None).drain(account_id)
+    log = await rows.log_of(database, account_id)
+    assert [event.message_id for event in log if event.type == "message.updated"] == [two]
+    assert all("482913" not in event.data for event in log if event.message_id == one)
 
 
 async def test_a_reader_that_dies_between_two_messages_has_its_slice_read_again(
