@@ -11,6 +11,8 @@ from gateway.errors import ConfigurationError
 from gateway.outbound import providers
 from gateway.outbound.providers import smtp_session, urls
 
+pytestmark = pytest.mark.anyio
+
 SETTINGS = settings.load(
     smtp_hostname="gateway.example", outbound_concurrency=7, outbound_timeout_seconds=5, outbound_data_timeout_seconds=9
 )
@@ -56,7 +58,27 @@ def test_limits_come_from_the_settings() -> None:
     assert _relay("smtp://relay.example?connections=200").connections == 7
 
 
-@pytest.mark.parametrize("scheme", ["mailgun", "postmark", "ses"])
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("mailgun://key-1@mg.example.com", "mailgun:mg.example.com"),
+        ("mailgun://key-1@mg.example.com?region=eu", "mailgun:mg.example.com"),
+        ("postmark://0000-token@", "postmark"),
+        ("postmark://0000-token@?stream=outbound-2", "postmark:outbound-2"),
+        ("ses://AKIDEXAMPLE:se%2Fcr+et@eu-west-1?configuration_set=mails", "ses:eu-west-1"),
+        ("ses://AKIDEXAMPLE:secret@us-gov-west-1?session_token=abc", "ses:us-gov-west-1"),
+        ("postmark://token@?endpoint=https://api.example", "postmark"),
+        ("postmark://token@?endpoint=http://127.0.0.1:8080", "postmark"),
+        ("postmark://token@?endpoint=http://[::1]:8080", "postmark"),
+    ],
+)
+async def test_the_url_of_an_api_says_whose_it_is(url: str, name: str) -> None:
+    provider = providers.from_url(url, SETTINGS)
+    await provider.close()
+    assert provider.name == name
+
+
+@pytest.mark.parametrize("scheme", ["mx"])
 def test_what_is_not_there_yet_says_so(scheme: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{scheme}:// is not available in this version"):
         providers.from_url(f"{scheme}://hunter2@domain?region=eu", SETTINGS)
@@ -100,14 +122,29 @@ def test_what_is_not_there_yet_says_so(scheme: str) -> None:
         "smtp://user:hunter2@relay.example?password=hunter2",
         "smtps://user:hunter2@relay.example?tls=none",
         "smtp://bücher..example",
-        "mx://hunter2",
-        "mx:///hunter2",
-        "mx://?hostname=hunter2%20x",
-        "mx://?hostname=",
-        "mx://?port=hunter2",
-        "mx://?port=0",
-        "mx://?tls=none",
-        "mx://?allow_private=maybe",
+        "mailgun://hunter2",
+        "mailgun://hunter2@",
+        "mailgun://user:hunter2@domain.example",
+        "mailgun://hunter2%0d%0a@domain.example",
+        "mailgun://hunter2@domain.example/path",
+        "mailgun://hunter2@domain.example:443",
+        "mailgun://hunter2@domain.example?region=mars",
+        "mailgun://hunter2@domain.example?region=eu&region=us",
+        "mailgun://hunter2@domain.example?endpoint=http://api.example",
+        "mailgun://hunter2@domain.example?endpoint=http://127.0.0.1.example",
+        "mailgun://hunter2@domain.example?endpoint=https://user@api.example",
+        "mailgun://hunter2@domain.example?endpoint=https://api.example/v4",
+        "mailgun://hunter2@domain.example?endpoint=https://[",
+        "mailgun://hunter2@domain.example?endpoint=ftp://127.0.0.1",
+        "postmark://hunter2",
+        "postmark://@",
+        "postmark://hunter2@host.example",
+        "postmark://hunter2@?stream=a%20b",
+        "ses://hunter2@eu-west-1",
+        "ses://user:hunter2@",
+        "ses://user:hunter2@host.example",
+        "ses://user:hunter2%0a@eu-west-1",
+        "ses://user:hunter2@eu-west-1?password=x",
         "capture://hunter2",
         "capture:///x",
         "capture://?x=1",

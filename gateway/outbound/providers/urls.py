@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from gateway import signatures
 from gateway.errors import ConfigurationError
-from gateway.outbound.providers import exchangers, mx, smtp_session, sts
+from gateway.outbound.providers import http, mailgun, postmark, ses, smtp_session
 from gateway.outbound.providers.capture import CaptureProvider
 from gateway.outbound.providers.contract import Provider
 from gateway.outbound.providers.smtp import SmtpProvider
-from gateway.resolving import DnsResolver, Resolver
 from gateway.settings import Settings
 
 T = TypeVar("T")
@@ -25,30 +24,28 @@ _TLS: Final[dict[str, smtp_session.Tls]] = {
     "opportunistic": "opportunistic",  # where the relay offers it
     "none": "none",
 }
+_REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d")
+_WORD = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _FLAGS: Final = {"0": False, "1": True}
-_NOT_YET: Final = frozenset({"mailgun", "postmark", "ses"})
+_NOT_YET: Final = frozenset({"mx"})
 
 
-def from_url(url: str, settings: Settings, resolver: Resolver | None = None) -> Provider:
-    """The provider that a URL of OUTBOUND names; ConfigurationError says what is wrong with it.
-
-    `resolver`: what finds mail exchangers; None = one of its own, with the settings' name servers.
-    """
+def from_url(url: str, settings: Settings) -> Provider:
+    """The provider that a URL of OUTBOUND names; ConfigurationError says what is wrong with it."""
     found = _SCHEME.match(url)
     if found is None:
         raise ConfigurationError("OUTBOUND: a provider is a URL, such as smtp://user:password@host:587")
     scheme = found[1].lower()
     if scheme in _NOT_YET:
         raise ConfigurationError(f"OUTBOUND: {scheme}:// is not available in this version")
-    if scheme not in {*_MAKERS, "mx"}:
-        raise _wrong(scheme, f"no such provider; there are {', '.join(f'{name}://' for name in (*_MAKERS, 'mx'))}")
+    maker = _MAKERS.get(scheme)
+    if maker is None:
+        raise _wrong(scheme, f"no such provider; there are {', '.join(f'{name}://' for name in _MAKERS)}")
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
         raise _wrong(scheme, "not a URL") from None
-    if scheme == "mx":
-        return _mx(parts, settings, resolver or DnsResolver(settings.dns_servers))
-    return _MAKERS[scheme](parts, settings)
+    return maker(parts, settings)
 
 
 def _capture(parts: urllib.parse.SplitResult, _: Settings) -> Provider:
@@ -61,37 +58,48 @@ def _smtp(parts: urllib.parse.SplitResult, settings: Settings) -> Provider:
     return SmtpProvider(relay_of(parts, settings))
 
 
-def _mx(parts: urllib.parse.SplitResult, settings: Settings, resolver: Resolver) -> Provider:
-    """`mx://?hostname=…&connections=…`; `port` and `allow_private` are for tests."""
-    if parts.netloc or parts.path or parts.fragment:
-        raise _wrong(parts.scheme, "no host, path or fragment may follow, only options")
-    options = _options(parts, ("hostname", "connections", "port", "allow_private"))
-    hostname = _ascii_host(options.get("hostname", settings.hostname))
-    if not _HOST.fullmatch(hostname):
-        raise _wrong(parts.scheme, "hostname= is not a host name")
-    allow_private = _choice(parts.scheme, options, "allow_private", _FLAGS, False)
-    hosts = exchangers.Exchangers(resolver, ours={hostname, settings.hostname}, allow_private=allow_private)
-    fetch = signatures.Fetcher(network_backend=sts.PublicConnections(hosts))
-    direct = mx.Direct(
-        hostname=hostname,
-        port=_mx_port(parts.scheme, options),
-        connections=_connections(parts.scheme, {"connections": "4"} | options, settings.outbound_concurrency),
-        step_seconds=settings.outbound_timeout_seconds,
-        dot_seconds=settings.outbound_data_timeout_seconds,
+def _mailgun(parts: urllib.parse.SplitResult, settings: Settings) -> Provider:
+    options = _api_options(parts, {"region", "endpoint"})
+    endpoint = _choice(parts.scheme, options, "region", mailgun.ENDPOINTS, mailgun.ENDPOINTS["us"])
+    dialect = mailgun.Mailgun(key=_token(parts), domain=_host(parts))
+    return http.HttpProvider(_service(parts, options, endpoint, settings), dialect)
+
+
+def _postmark(parts: urllib.parse.SplitResult, settings: Settings) -> Provider:
+    options = _api_options(parts, {"stream", "endpoint"})
+    if parts.hostname:
+        raise _wrong(parts.scheme, "nothing follows the @ (in a token write @ as %40)")
+    dialect = postmark.Postmark(token=_token(parts), stream=_word(parts.scheme, options, "stream"))
+    return http.HttpProvider(_service(parts, options, postmark.ENDPOINT, settings), dialect)
+
+
+def _ses(parts: urllib.parse.SplitResult, settings: Settings) -> Provider:
+    options = _api_options(parts, {"configuration_set", "session_token", "endpoint"})
+    region = _host(parts)
+    if not _REGION.fullmatch(region):
+        raise _wrong(parts.scheme, "after the @ stands a region, such as eu-west-1")
+    access_key, secret_key = _credentials(parts)
+    if access_key is None:
+        raise _wrong(parts.scheme, "access key and secret are missing")
+    told = (access_key, secret_key, options.get("session_token", ""))
+    if not all(word.isascii() and word.isprintable() and " " not in word for word in told):
+        raise _wrong(parts.scheme, "keys and tokens are printable ASCII")
+    service = _service(parts, options, f"https://email.{region}.amazonaws.com", settings)
+    dialect = ses.Ses(
+        credentials=ses.Credentials(access_key=access_key, secret_key=secret_key, session_token=told[2]),
+        region=region,
+        host=service.endpoint.partition("://")[2],
+        configuration_set=_word(parts.scheme, options, "configuration_set"),
     )
-    return mx.MxProvider(direct, hosts, sts.Policies(resolver, fetch))
-
-
-def _mx_port(scheme: str, options: dict[str, str]) -> int:
-    text = options.get("port", "25")  # RFC 5321 section 4.5.4.2
-    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65_535):
-        raise _wrong(scheme, "port= is 1 to 65535")
-    return int(text)
+    return http.HttpProvider(service, dialect)
 
 
 _MAKERS: Final[dict[str, Callable[[urllib.parse.SplitResult, Settings], Provider]]] = {
     "smtp": _smtp,
     "smtps": _smtp,
+    "mailgun": _mailgun,
+    "postmark": _postmark,
+    "ses": _ses,
     "capture": _capture,
 }
 
@@ -105,7 +113,7 @@ def relay_of(parts: urllib.parse.SplitResult, settings: Settings) -> smtp_sessio
     if parts.path not in {"", "/"} or parts.fragment:
         raise _wrong(parts.scheme, "a path or fragment has no meaning (in a password write / as %2F, # as %23)")
     username, password = _credentials(parts)
-    options = _options(parts, ("tls", "verify", "connections"))
+    options = _options(parts)
     port = _port(parts) or _default_port(parts.scheme, username)
     tls = _tls(parts.scheme, options, username is not None or port == 587)
     return smtp_session.Relay(
@@ -136,12 +144,70 @@ def _credentials(parts: urllib.parse.SplitResult) -> tuple[str | None, str]:
     return unquoted[0], unquoted[1]
 
 
-def _options(parts: urllib.parse.SplitResult, known: tuple[str, ...]) -> dict[str, str]:
+def _options(parts: urllib.parse.SplitResult) -> dict[str, str]:
     pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
     options = dict(pairs)
-    if len(options) != len(pairs) or not options.keys() <= set(known):
-        raise _wrong(parts.scheme, f"its options are {', '.join(known)}, each at most once")
+    if len(options) != len(pairs) or not options.keys() <= {"tls", "verify", "connections"}:
+        raise _wrong(parts.scheme, "its options are tls, verify and connections, each at most once")
     return options
+
+
+def _api_options(parts: urllib.parse.SplitResult, known: set[str]) -> dict[str, str]:
+    if parts.path not in {"", "/"} or parts.fragment or _port(parts):
+        raise _wrong(parts.scheme, "a port, path or fragment has no meaning (in a key write / as %2F, # as %23)")
+    pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) != len(pairs) or not options.keys() <= known:
+        raise _wrong(parts.scheme, f"its options are {', '.join(sorted(known))}, each at most once")
+    return options
+
+
+def _token(parts: urllib.parse.SplitResult) -> str:
+    """The one secret that stands before the @."""
+    if not parts.username or parts.password is not None:
+        raise _wrong(parts.scheme, "a key stands before the @, and nothing else (in it write : as %3A)")
+    token = urllib.parse.unquote(parts.username)
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise _wrong(parts.scheme, "a key is printable ASCII")
+    return token
+
+
+def _service(
+    parts: urllib.parse.SplitResult, options: dict[str, str], endpoint: str, settings: Settings
+) -> http.Service:
+    return http.Service(
+        endpoint=_endpoint(parts.scheme, options["endpoint"]) if "endpoint" in options else endpoint,
+        connections=settings.outbound_concurrency,
+        step_seconds=settings.outbound_timeout_seconds,
+        answer_seconds=settings.outbound_data_timeout_seconds,
+    )
+
+
+def _endpoint(scheme: str, url: str) -> str:
+    """Another base URL, as tests have it; in the clear on this machine only, for the key goes along."""
+    try:
+        base = urllib.parse.urlsplit(url)
+        bare = base.scheme in {"http", "https"} and base.path in {"", "/"} and base.hostname and base.port != 0
+    except ValueError:
+        raise _wrong(scheme, "endpoint= is no URL") from None
+    if not bare or "@" in base.netloc or base.query or base.fragment:
+        raise _wrong(scheme, "endpoint= is a URL of scheme, host and port")
+    if base.scheme == "http" and not _is_loopback(base.hostname or ""):
+        raise _wrong(scheme, "endpoint= is https, but on this machine")
+    return f"{base.scheme}://{base.netloc}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _word(scheme: str, options: dict[str, str], name: str) -> str:
+    if name in options and not _WORD.fullmatch(options[name]):
+        raise _wrong(scheme, f"{name}= is a name of letters, digits, dots, - and _")
+    return options.get(name, "")
 
 
 def _host(parts: urllib.parse.SplitResult) -> str:

@@ -1,0 +1,121 @@
+"""An HTTP server that is told what to answer and remembers what it was asked.
+
+async with api.Api() as server:
+    server.next(api.Act(status=429, headers={"Retry-After": "30"}))       # once; else `usual` is answered
+    …
+    assert server.requests[0].path == "/email"
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Act:
+    """One answer, or none."""
+
+    status: int = 200
+    body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
+    # cut: the request is read and the connection closed unanswered; half: closed within the answer's body;
+    # silent: the request is read and never answered; endless: the body goes on until the client hangs up
+    line: Literal["kept", "cut", "half", "silent", "endless"] = "kept"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What was asked."""
+
+    method: str
+    path: str  # and query
+    headers: dict[str, str]  # names in lower case
+    body: bytes
+    connection: int  # from 1
+    taken: bool  # answered 2xx
+
+
+class Api:
+    """The server; an async context manager."""
+
+    def __init__(self, usual: Act | None = None) -> None:
+        self.usual = usual or Act()
+        self.requests: list[Request] = []
+        self.url = ""
+        self.connections = 0
+        self.open = 0  # connections
+        self.endless_octets = 0  # that went out of endless bodies
+        self.hung_up = asyncio.Event()  # a client closed
+        self._next: collections.deque[Act] = collections.deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def next(self, act: Act) -> None:
+        """Answer the next request so."""
+        self._next.append(act)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        self.open += 1
+        number = self.connections
+        try:
+            while await self._one(number, reader, writer):
+                pass
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.open -= 1
+            self.hung_up.set()
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _one(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, path, _ = head[0].split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        act = self._next.popleft() if self._next else self.usual
+        taken = 200 <= act.status < 300 and act.line in {"kept", "half", "endless"}
+        self.requests.append(
+            Request(method=method, path=path, headers=headers, body=body, connection=number, taken=taken)
+        )
+        return await self._answer(act, reader, writer)
+
+    async def _answer(self, act: Act, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        if act.line == "cut":
+            return False
+        if act.line == "silent":
+            await reader.read()
+            return False
+        length = len(act.body) + (100 if act.line == "half" else 0) if act.line != "endless" else 1 << 40
+        headers = {"Content-Length": str(length), **act.headers}
+        lines = [f"HTTP/1.1 {act.status} Said", *(f"{name}: {value}" for name, value in headers.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + act.body)
+        while act.line == "endless":
+            writer.write(b" " * 65_536)
+            await writer.drain()
+            self.endless_octets += 65_536
+        await writer.drain()
+        return act.line == "kept"
