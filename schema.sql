@@ -392,6 +392,7 @@ create table suppressions (
   created_at timestamptz not null default now(),
   primary key (account_id, address)
 );
+create index suppressions_by_time on suppressions (account_id, created_at, address);   -- lists
 
 create table templates (
   account_id uuid not null references accounts (id) on delete cascade,

@@ -44,6 +44,8 @@ from gateway.web import (
     messages,
     openapi,
     operating,
+    suppressions,
+    templates,
     webhooks,
 )
 from gateway.web.paths import Paths
@@ -104,6 +106,8 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         callbacks.Callbacks(gateway),
         webhooks.Webhooks(gateway, paths),
         domains.Domains(gateway, paths),
+        suppressions.Suppressions(gateway),
+        templates.Templates(gateway),
         account.Keys(gateway),
     ]
     operations = [operation for room in rooms for operation in room.operations()]

@@ -23,6 +23,7 @@ from gateway.inbound.pace import Pace
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.protocol import HungUp, Incoming
 from gateway.inbound.receive import Reception
+from gateway.inbound.rendering import Rendering
 from gateway.inbound.submission import Submissions
 from gateway.notify import nudges
 from gateway.notify.live import Live
@@ -54,6 +55,7 @@ class Gateway:
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
         self.parsing = ParsingPool()
         self.cleaning = Cleaning()
+        self.rendering = Rendering()
         self.resolver = DnsResolver(settings.dns_servers)
         self._hearers: list[Callable[[Sequence[UUID]], None]] = [self.live.poke]
         self.nudger = nudges.Nudger(
@@ -173,6 +175,7 @@ async def opened(settings: Settings, *, fetch: signatures.Fetch | None = None) -
         stack.push_async_callback(gateway.nudger.close)
         stack.push_async_callback(gateway.parsing.close)
         stack.push_async_callback(gateway.cleaning.close)
+        stack.push_async_callback(gateway.rendering.close)
         gateway.live.open()
         stack.push_async_callback(gateway.live.close)
         stack.push_async_callback(_end, asyncio.create_task(gateway.listen()))

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -27,8 +27,10 @@ from uuid_utils.compat import uuid7
 
 from gateway import loops
 from gateway.errors import PostroomError, Unavailable
+from gateway.mail import classify
 from gateway.outbound.feedback import Feedback
 from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Verdict
+from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.retry import Schedule
 from gateway.outbound.route import Router, Try
 from gateway.settings import Settings
@@ -212,6 +214,9 @@ class Carrier:
             return [
                 _settled(claimed, _without_network("failed", "expired before it could be sent"), Fate(status="failed"))
             ]
+        if claimed.suppressed:
+            listed = "on the suppression list since it was accepted"
+            return [_settled(claimed, _without_network("failed", listed), Fate(status="suppressed"))]
         tries = await self._router.send(_outgoing(claimed), about_to_commit=self._guard(claimed))
         for one in tries:
             _counter(one.provider, one.verdict.outcome).inc()
@@ -310,6 +315,7 @@ def _without_network(outcome: str, reply: str) -> Try:
 
 def _settled(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> emails.Settled:
     verdict = tried.verdict
+    suppress = _to_suppress(claimed, tried, fate)
     return emails.Settled(
         attempt_id=uuid7(),
         account_id=claimed.account_id,
@@ -327,8 +333,18 @@ def _settled(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> emails.S
         code=verdict.code,
         reply=_storable(verdict.reply),
         transcript=_encode([_storable(line) for line in verdict.transcript]).decode(),
-        event=_event(claimed, tried, fate) if fate else None,
+        event=_event(claimed, tried, fate, suppress) if fate else None,
+        suppress=suppress,
     )
+
+
+def _to_suppress(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> str | None:
+    """The canonical address, where the refusal says that it is at fault. Own mailboxes come and go: never those."""
+    if fate is None or fate.status != "bounced" or tried.provider == LocalProvider.name:
+        return None
+    if not classify.suppresses("bounced", tried.verdict.reply, tried.verdict.enhanced or ""):
+        return None
+    return claimed.canonical
 
 
 def _storable(text: str) -> str:
@@ -337,8 +353,8 @@ def _storable(text: str) -> str:
     return text if text.isprintable() else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def _event(claimed: emails.Claimed, tried: Try, fate: Fate) -> events.NewEvent:
-    data = {
+def _event(claimed: emails.Claimed, tried: Try, fate: Fate, suppress: str | None) -> events.NewEvent:
+    data: dict[str, Any] = {
         "id": claimed.email_id,
         "recipient": claimed.address,
         "status": fate.status,
@@ -347,4 +363,6 @@ def _event(claimed: emails.Claimed, tried: Try, fate: Fate) -> events.NewEvent:
         "provider": tried.provider or None,
         "next_attempt_in": fate.again_in,
     }
+    if fate.status == "bounced":
+        data["suppressed"] = suppress is not None  # whether the address is on the suppression list from here on
     return events.NewEvent(type=f"email.{fate.status}", email_id=claimed.email_id, data=events.encode(data))

@@ -380,9 +380,14 @@ def _rejection(submission: Submission, suppressed: set[str]) -> errors.ApiError 
     for prepared in submission.prepared:
         if prepared.request.on_suppressed != "reject":
             continue
-        for _, mailbox in _all(prepared.request):
-            if mailbox.address.canonical in suppressed:
-                return errors.RecipientSuppressed(f"{mailbox.address} is on the suppression list.")
+        listed = [one for one in _all(prepared.request) if one[1].address.canonical in suppressed]
+        if listed:
+            names = ", ".join(str(mailbox.address) for _, mailbox in listed)
+            found = [
+                errors.FieldError(field=kind, message=f"{mailbox.address} is on the suppression list")
+                for kind, mailbox in listed
+            ]
+            return errors.RecipientSuppressed(f"On the suppression list: {names}.", errors=found)
     return None
 
 

@@ -9,7 +9,7 @@ token still stands; otherwise the attempt is recorded and decides nothing.
     queued      sending     claim
     deferred    sending     claim, once due
     sending     sending     claim after the lease ran out (another token)
-    sending     sent, delivered, deferred, bounced, failed, unknown     settle, by the holder of the token
+    sending     sent, delivered, deferred, bounced, failed, unknown, suppressed     settle, by the holder of the token
     scheduled, queued, deferred, unknown    canceled    cancel
     scheduled   scheduled   reschedule
     deferred, unknown, failed, bounced      queued      retry
@@ -28,7 +28,8 @@ from uuid import UUID
 from asyncpg import Record
 
 from gateway.errors import InvalidState, NotFound
-from gateway.storage import callbacks, db, events
+from gateway.mail import address
+from gateway.storage import callbacks, db, events, suppressions
 from gateway.storage.sql import load
 
 sql = load("emails")
@@ -151,6 +152,8 @@ class Claimed:
     on_unknown: str
     expires_at: datetime | None
     queued_at: datetime  # created, or scheduled for: the age counts from here
+    canonical: str  # address, as suppression lists have it
+    suppressed: bool  # on the suppression list by now
     raw: bytes
 
 
@@ -175,6 +178,7 @@ class Settled:
     reply: str
     transcript: str  # JSON list of lines
     event: events.NewEvent | None  # told if the lease still stands
+    suppress: str | None = None  # canonical address that is not to be written to again, if the lease still stands
 
 
 async def add(connection: db.Connection, account_id: UUID, emails: Sequence[NewEmail]) -> None:
@@ -238,12 +242,22 @@ async def claim(
     if not rows:
         return []
     ids = list({row["email_id"] for row in rows})
-    found = await sql.claimed_emails.fetch(connection, account_id=account_id, ids=ids)
+    canonical = {row["id"]: _canonical(row["address"]) for row in rows}
+    addresses = sorted(set(canonical.values()))
+    found = await sql.claimed_emails.fetch(connection, account_id=account_id, ids=ids, addresses=addresses)
     emails = {row["id"]: row for row in found}
-    return [_claimed(account_id, row, emails[row["email_id"]]) for row in rows]
+    listed = set(found[0]["listed"])
+    return [_claimed(account_id, row, emails[row["email_id"]], canonical[row["id"]], listed) for row in rows]
 
 
-def _claimed(account_id: UUID, row: Record, email: Record) -> Claimed:
+def _canonical(recipient: str) -> str:
+    try:
+        return address.parse(recipient, literals=True).canonical
+    except address.InvalidAddress:  # stored by other rules than today's
+        return recipient.lower()
+
+
+def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, listed: set[str]) -> Claimed:
     return Claimed(
         account_id=account_id,
         id=row["id"],
@@ -257,6 +271,8 @@ def _claimed(account_id: UUID, row: Record, email: Record) -> Claimed:
         on_unknown=email["on_unknown"],
         expires_at=email["expires_at"],
         queued_at=email["scheduled_at"] or email["created_at"],
+        canonical=canonical,
+        suppressed=canonical in listed,
         raw=email["raw"],
     )
 
@@ -285,6 +301,8 @@ async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None
     for account_id in sorted(by_account):
         standing = await _settle_states(connection, account_id, by_account[account_id])
         await _add_attempts(connection, account_id, by_account[account_id], standing)
+        if gone := sorted({v.suppress for v in by_account[account_id] if v.suppress and v.delivery_id in standing}):
+            await suppressions.bounced(connection, account_id, gone)
         news = [v.event for v in by_account[account_id] if v.event and v.delivery_id in standing]
         if news:
             told[account_id] = news

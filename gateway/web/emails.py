@@ -22,9 +22,9 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import send as sending
-from gateway.storage import db, emails
-from gateway.storage.idempotency import Turns
-from gateway.web import api, messages, once, parts, reading
+from gateway.storage import db, emails, idempotency
+from gateway.storage.idempotency import Once, Turns
+from gateway.web import api, messages, once, parts, reading, templates
 
 SEND: Final = "POST /v1/emails"
 SEND_BATCH: Final = "POST /v1/emails/batch"
@@ -82,17 +82,25 @@ class Tag(Input):
     value: TagText
 
 
+class TemplateUse(Input):
+    """A template that says what the e-mail says."""
+
+    id: UUID
+    variables: templates.Given = Field({})
+
+
 class NewEmail(Input):
     """An e-mail to be sent."""
 
     from_: str = Field(alias="from", max_length=998)
     to: Recipients
-    subject: str = Field(max_length=20_000)
+    subject: str | None = Field(None, max_length=20_000, description="Needed where no template has one")
     cc: Recipients | None = None
     bcc: Recipients | None = None
     reply_to: Recipients | None = None
     text: str | None = None
     html: str | None = None
+    template: TemplateUse | None = Field(None, description="Instead of text and html")
     headers: dict[HeaderName, str] | None = Field(None, max_length=200)
     attachments: list[NewAttachment] | None = Field(None, max_length=500)
     tags: list[Tag] | None = Field(None, max_length=sending.MAX_TAGS)
@@ -252,10 +260,24 @@ class Emails:
     ) -> models.Answer:
         """Send an e-mail: 202 once it is committed."""
         wish = once.wish(SEND, idempotency_key, fingerprint)
+        try:
+            body = await _written(body, templates.Fillings(self._gateway, caller.account_id))
+        except errors.ApiError as error:
+            return await self._as_before(caller, wish, error)
         request = _request(caller, body)
         async with self._turns.turn(caller.account_id, wish):
             receipt = await self._gateway.outbox.send(caller.account_id, request, wish)
         return once.answered(202, receipt.answer, replayed=receipt.replayed)
+
+    async def _as_before(self, caller: Caller, wish: Once | None, error: errors.ApiError) -> models.Answer:
+        """The first answer to a call whose template has gone or changed since; else raises `error`."""
+        if wish is None:
+            raise error
+        async with self._gateway.database.connection() as connection:
+            if not await idempotency.is_taken(connection, caller.account_id, wish):
+                raise error
+            first = await idempotency.first(connection, caller.account_id, wish)
+        return once.answered(first.status, first.answer, replayed=True)
 
     async def batch(
         self,
@@ -268,7 +290,10 @@ class Emails:
         """Send up to 1,000 e-mails: all or none, or the good ones (`x-batch-validation: permissive`)."""
         permissive = request.headers.get(BATCH_MODE, "strict").lower() == "permissive"
         wish = once.wish(SEND_BATCH, idempotency_key, fingerprint)
-        prepared, problems = await self._prepare_all(caller, body, permissive)
+        try:
+            prepared, problems = await self._prepare_all(caller, body, permissive)
+        except errors.ApiError as error:
+            return await self._as_before(caller, wish, error)
         async with self._turns.turn(caller.account_id, wish):
             receipt = await self._gateway.outbox.send_all(
                 caller.account_id, prepared, wish, problems if permissive else None
@@ -280,11 +305,12 @@ class Emails:
     ) -> tuple[list[sending.Prepared], list[dict[str, Any]]]:
         prepared: list[sending.Prepared] = []
         problems: list[dict[str, Any]] = []
+        fillings = templates.Fillings(self._gateway, caller.account_id)
         for index, item in enumerate(body):
             if index % TURN == TURN - 1:
                 await asyncio.sleep(0)
             try:
-                email = _email(item)
+                email = await _written(_email(item), fillings)
                 prepared.append(await self._gateway.outbox.prepare(_request(caller, email)))
             except errors.ApiError as error:
                 if not permissive:
@@ -393,6 +419,22 @@ def _email(item: Any) -> NewEmail:
         raise reading.failed(error, item, whole="email") from None
 
 
+async def _written(body: NewEmail, fillings: templates.Fillings) -> NewEmail:
+    """The e-mail with what its template says. Raises ValidationFailed, MissingRequiredField."""
+    if body.template is None:
+        if body.subject is None:
+            raise errors.MissingRequiredField(
+                "subject: required", errors=[errors.FieldError(field="subject", message="required")]
+            )
+        return body
+    for name in ("text", "html"):
+        if getattr(body, name) is not None:
+            raise errors.invalid(name, "cannot be given together with a template")
+    made = await fillings.rendered(body.template.id, body.template.variables)
+    subject = made.subject if body.subject is None else body.subject
+    return body.model_copy(update={"subject": subject, "html": made.html or None, "text": made.text or None})
+
+
 def _request(caller: Caller, body: NewEmail) -> sending.Request:
     """Raises ApiErrors that name the field."""
     sender = _mailbox("from", body.from_)
@@ -403,7 +445,7 @@ def _request(caller: Caller, body: NewEmail) -> sending.Request:
         cc=mailboxes("cc", body.cc),
         bcc=mailboxes("bcc", body.bcc),
         reply_to=mailboxes("reply_to", body.reply_to),
-        subject=body.subject,
+        subject=body.subject or "",
         text=body.text,
         html=body.html,
         headers=body.headers or {},

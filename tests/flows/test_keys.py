@@ -194,7 +194,7 @@ async def test_openapi_gives_each_scope_what_the_contract_gives_it(
     for method, path, operation in operations:
         if (method, path) in PUBLIC:
             assert operation["security"] == []
-        elif path.split("/")[1] in known:
+        elif path.split("/")[1] in (*known, "suppressions", "templates"):
             opened = {name for entry in operation["security"] for name in entry.get("apiKey", ())}
             assert opened - {"admin"} == contract(method, path), (method, path)
             assert "admin" in opened
@@ -238,8 +238,17 @@ BODIES: Mapping[tuple[str, str], Any] = {  # what an operation wants, so that on
     ("PATCH", "/emails/{id}"): {"scheduled_at": "in 1 hour"},
     ("PATCH", "/webhooks/{id}"): {"types": ["*"]},
     ("PATCH", "/domains/{name}"): {"unknown_recipients": "reject"},
+    ("PATCH", "/templates/{id}"): {"subject": "mine now"},
+    ("POST", "/templates/{id}/render"): {"variables": {}},
 }
+TEMPLATE = {"name": "private", "subject": "private", "text": "private"}
 QUERIES: Mapping[tuple[str, str], str] = {("GET", "/mailboxes/{mailbox}/wait"): "?timeout=0"}
+
+
+async def suppressed(client: httpx2.AsyncClient, address: str) -> str:
+    answer = await client.post("/suppressions", json={"address": address})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["address"])
 
 
 async def belongings(home: house.House, client: httpx2.AsyncClient) -> dict[str, str]:
@@ -256,6 +265,8 @@ async def belongings(home: house.House, client: httpx2.AsyncClient) -> dict[str,
         "webhooks": hook["id"],
         "domains": (await client.post("/domains", json={"name": f"{box['id']}.example"})).json()["name"],
         "api-keys": (await made_key(client, scopes=["read"]))["id"],
+        "suppressions": await suppressed(client, f"{box['id']}@gone.example"),
+        "templates": (await client.post("/templates", json=TEMPLATE)).json()["id"],
     }
 
 
@@ -336,7 +347,16 @@ async def test_what_is_somebody_elses_is_as_if_it_were_not(
         answers = [told(await stranger.post("/webhooks", json=wish)) for wish in wishes]
         assert answers[0] == answers[1]
         assert answers[0][0] == 422
-        for path in ("/mailboxes", "/messages", "/emails", "/webhooks", "/domains", "/events"):
+        for path in (
+            "/mailboxes",
+            "/messages",
+            "/emails",
+            "/webhooks",
+            "/domains",
+            "/suppressions",
+            "/templates",
+            "/events",
+        ):
             assert await letters.listed(stranger, path) == [], path
 
 

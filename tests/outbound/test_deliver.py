@@ -116,7 +116,7 @@ async def test_a_held_email_can_be_canceled(sender: httpx2.AsyncClient, relay: s
 async def test_a_bounced_email_is_sent_on_retry_to_whom_it_bounced(
     sender: httpx2.AsyncClient, relay: sink.Sink
 ) -> None:
-    relay.next("rcpt", sink.reply("550 5.1.1 no such user"))
+    relay.next("rcpt", sink.reply("550 5.7.1 not from you"))
     email_id = await sending.send(sender, to=["one@recipient.example", "two@recipient.example"])
     await sending.resting(sender, email_id)
     assert (await sender.post(f"/emails/{email_id}/retry")).status_code == 200
