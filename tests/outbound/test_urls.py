@@ -78,12 +78,6 @@ async def test_the_url_of_an_api_says_whose_it_is(url: str, name: str) -> None:
     assert provider.name == name
 
 
-@pytest.mark.parametrize("scheme", ["mx"])
-def test_what_is_not_there_yet_says_so(scheme: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{scheme}:// is not available in this version"):
-        providers.from_url(f"{scheme}://hunter2@domain?region=eu", SETTINGS)
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -122,6 +116,14 @@ def test_what_is_not_there_yet_says_so(scheme: str) -> None:
         "smtp://user:hunter2@relay.example?password=hunter2",
         "smtps://user:hunter2@relay.example?tls=none",
         "smtp://bücher..example",
+        "mx://hunter2",
+        "mx:///hunter2",
+        "mx://?hostname=hunter2%20x",
+        "mx://?hostname=",
+        "mx://?port=hunter2",
+        "mx://?port=0",
+        "mx://?tls=none",
+        "mx://?allow_private=maybe",
         "mailgun://hunter2",
         "mailgun://hunter2@",
         "mailgun://user:hunter2@domain.example",

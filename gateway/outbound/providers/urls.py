@@ -8,11 +8,13 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
+from gateway import signatures
 from gateway.errors import ConfigurationError
-from gateway.outbound.providers import http, mailgun, postmark, ses, smtp_session
+from gateway.outbound.providers import exchangers, http, mailgun, mx, postmark, ses, smtp_session, sts
 from gateway.outbound.providers.capture import CaptureProvider
 from gateway.outbound.providers.contract import Provider
 from gateway.outbound.providers.smtp import SmtpProvider
+from gateway.resolving import DnsResolver, Resolver
 from gateway.settings import Settings
 
 T = TypeVar("T")
@@ -27,25 +29,26 @@ _TLS: Final[dict[str, smtp_session.Tls]] = {
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d")
 _WORD = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _FLAGS: Final = {"0": False, "1": True}
-_NOT_YET: Final = frozenset({"mx"})
 
 
-def from_url(url: str, settings: Settings) -> Provider:
-    """The provider that a URL of OUTBOUND names; ConfigurationError says what is wrong with it."""
+def from_url(url: str, settings: Settings, resolver: Resolver | None = None) -> Provider:
+    """The provider that a URL of OUTBOUND names; ConfigurationError says what is wrong with it.
+
+    `resolver`: what finds mail exchangers; None = one of its own, with the settings' name servers.
+    """
     found = _SCHEME.match(url)
     if found is None:
         raise ConfigurationError("OUTBOUND: a provider is a URL, such as smtp://user:password@host:587")
     scheme = found[1].lower()
-    if scheme in _NOT_YET:
-        raise ConfigurationError(f"OUTBOUND: {scheme}:// is not available in this version")
-    maker = _MAKERS.get(scheme)
-    if maker is None:
-        raise _wrong(scheme, f"no such provider; there are {', '.join(f'{name}://' for name in _MAKERS)}")
+    if scheme not in {*_MAKERS, "mx"}:
+        raise _wrong(scheme, f"no such provider; there are {', '.join(f'{name}://' for name in (*_MAKERS, 'mx'))}")
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
         raise _wrong(scheme, "not a URL") from None
-    return maker(parts, settings)
+    if scheme == "mx":
+        return _mx(parts, settings, resolver or DnsResolver(settings.dns_servers))
+    return _MAKERS[scheme](parts, settings)
 
 
 def _capture(parts: urllib.parse.SplitResult, _: Settings) -> Provider:
@@ -56,6 +59,34 @@ def _capture(parts: urllib.parse.SplitResult, _: Settings) -> Provider:
 
 def _smtp(parts: urllib.parse.SplitResult, settings: Settings) -> Provider:
     return SmtpProvider(relay_of(parts, settings))
+
+
+def _mx(parts: urllib.parse.SplitResult, settings: Settings, resolver: Resolver) -> Provider:
+    """`mx://?hostname=…&connections=…`; `port` and `allow_private` are for tests."""
+    if parts.netloc or parts.path or parts.fragment:
+        raise _wrong(parts.scheme, "no host, path or fragment may follow, only options")
+    options = _options(parts, ("hostname", "connections", "port", "allow_private"))
+    hostname = _ascii_host(options.get("hostname", settings.hostname))
+    if not _HOST.fullmatch(hostname):
+        raise _wrong(parts.scheme, "hostname= is not a host name")
+    allow_private = _choice(parts.scheme, options, "allow_private", _FLAGS, False)
+    hosts = exchangers.Exchangers(resolver, ours={hostname, settings.hostname}, allow_private=allow_private)
+    fetch = signatures.Fetcher(network_backend=sts.PublicConnections(hosts))
+    direct = mx.Direct(
+        hostname=hostname,
+        port=_mx_port(parts.scheme, options),
+        connections=_connections(parts.scheme, {"connections": "4"} | options, settings.outbound_concurrency),
+        step_seconds=settings.outbound_timeout_seconds,
+        dot_seconds=settings.outbound_data_timeout_seconds,
+    )
+    return mx.MxProvider(direct, hosts, sts.Policies(resolver, fetch))
+
+
+def _mx_port(scheme: str, options: dict[str, str]) -> int:
+    text = options.get("port", "25")  # RFC 5321 section 4.5.4.2
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65_535):
+        raise _wrong(scheme, "port= is 1 to 65535")
+    return int(text)
 
 
 def _mailgun(parts: urllib.parse.SplitResult, settings: Settings) -> Provider:
@@ -113,7 +144,7 @@ def relay_of(parts: urllib.parse.SplitResult, settings: Settings) -> smtp_sessio
     if parts.path not in {"", "/"} or parts.fragment:
         raise _wrong(parts.scheme, "a path or fragment has no meaning (in a password write / as %2F, # as %23)")
     username, password = _credentials(parts)
-    options = _options(parts)
+    options = _options(parts, ("tls", "verify", "connections"))
     port = _port(parts) or _default_port(parts.scheme, username)
     tls = _tls(parts.scheme, options, username is not None or port == 587)
     return smtp_session.Relay(
@@ -144,11 +175,11 @@ def _credentials(parts: urllib.parse.SplitResult) -> tuple[str | None, str]:
     return unquoted[0], unquoted[1]
 
 
-def _options(parts: urllib.parse.SplitResult) -> dict[str, str]:
+def _options(parts: urllib.parse.SplitResult, known: tuple[str, ...]) -> dict[str, str]:
     pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
     options = dict(pairs)
-    if len(options) != len(pairs) or not options.keys() <= {"tls", "verify", "connections"}:
-        raise _wrong(parts.scheme, "its options are tls, verify and connections, each at most once")
+    if len(options) != len(pairs) or not options.keys() <= set(known):
+        raise _wrong(parts.scheme, f"its options are {', '.join(known)}, each at most once")
     return options
 
 
