@@ -71,12 +71,26 @@ create table domains (                                -- a tenant's own; those i
   records jsonb not null default '[]',                -- state of each DNS record at the last look
   unknown_recipients text not null default 'drop' check (unknown_recipients in ('drop', 'reject', 'create')),
   catch_all uuid,                                     -- mailbox that takes what nobody else does; null = none
-  dkim_selector text,                                 -- null = mail from here is not signed
-  dkim_private_key bytea,                             -- encrypted with a key derived from SECRET_KEY
   created_at timestamptz not null default now(),
   wildcard boolean not null default false,            -- as in domain_names, once it is verified
   failed_at timestamptz,                              -- last found that it is not the tenant's; null = never, or it is
   primary key (account_id, name)
+);
+
+create table dkim_keys (                              -- what mail from a tenant's domain is signed with
+  account_id uuid not null,
+  id uuid not null,
+  domain text not null,
+  selector text not null,                             -- <selector>._domainkey.<domain>; two keys made together end alike
+  algorithm text not null check (algorithm in ('rsa', 'ed25519')),
+  private_key bytea,                                  -- PKCS #8, encrypted under SECRET_KEY; null = destroyed, once retired
+  record text not null,                               -- the TXT record that is to stand in the DNS
+  created_at timestamptz not null,
+  activated_at timestamptz,                           -- when its record was first seen; null = never
+  retired_at timestamptz,                             -- when a newer one took over; null = not yet
+  primary key (account_id, id),
+  unique (account_id, domain, selector),
+  foreign key (account_id, domain) references domains (account_id, name) on delete cascade
 );
 
 create table addresses (                              -- look-up: where does mail for this address go?

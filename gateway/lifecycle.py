@@ -32,6 +32,7 @@ from gateway.outbound.providers.contract import Outgoing
 from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.route import Router
 from gateway.outbound.send import Outbox
+from gateway.outbound.signing import Signer
 from gateway.resolving import DnsResolver
 from gateway.settings import Settings, require_secret_key
 from gateway.storage import db, migrate
@@ -114,6 +115,10 @@ class Gateway:
         """The ways out that OUTBOUND and the own domains give. Raises ConfigurationError."""
         providers = [urls.from_url(url, self.settings, self.resolver) for url in self.settings.outbound]
         return Router(providers, self.settings.mail_domains, LocalProvider(self.deliver_local))
+
+    def signer(self) -> Signer:
+        """What signs mail that leaves. Raises ConfigurationError."""
+        return Signer(self.database, self.keyring, self.settings)
 
     async def listen(self) -> None:
         """Hear of what other processes commit, until cancelled."""

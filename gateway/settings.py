@@ -139,6 +139,13 @@ class Settings(BaseSettings):
         600, gt=0, description="The reply to the final dot (RFC 5321 4.5.3.2.6)"
     )
 
+    dkim_key_file: str = Field(
+        "", description="Private key (PEM) that signs mail from MAIL_DOMAINS; empty = it goes out unsigned"
+    )
+    dkim_selector: str = Field(
+        "", pattern=r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)?$", description="Selector of DKIM_KEY_FILE"
+    )
+
     # Telling
     event_retention_seconds: int = Field(604_800, ge=432_000, description="How long events are kept (at least 5 days)")
     idempotency_seconds: int = Field(86_400, ge=60, description="How long an Idempotency-Key is remembered")
@@ -199,6 +206,12 @@ class Settings(BaseSettings):
         for name in ("smtps_port", "submissions_port"):
             if getattr(self, name) is not None and not self.tls_cert_file:
                 raise ValueError(f"{name.upper()} needs TLS_CERT_FILE")
+        return self
+
+    @model_validator(mode="after")
+    def _has_selector(self) -> Settings:
+        if self.dkim_key_file and not self.dkim_selector:
+            raise ValueError("DKIM_KEY_FILE needs DKIM_SELECTOR")
         return self
 
     @field_validator("retry_schedule", "webhook_retry_schedule")

@@ -17,13 +17,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 import re
 import string
 import zlib
 from typing import Final, Literal
 from uuid import UUID
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway import errors
@@ -32,11 +35,20 @@ Kind = Literal["key", "mailbox"]
 
 SECRET_KEY_MIN_BYTES: Final = 32
 _SALT: Final = b"postroom/v1"  # another one would change every secret there is
+_SEALED: Final = b"\x01"  # how it is encrypted: a version, so that there can be another way
+_NONCE_BYTES: Final = 12
 _DIGITS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _BODY_DIGITS: Final = 43  # 62**43 > 2**256
 _CHECKSUM_DIGITS: Final = 6  # 62**6 > 2**32
 _PREFIXES: Final[dict[Kind, str]] = {"key": "pr_key_", "mailbox": "pr_mbx_"}
 _TOKEN: Final = re.compile(rf"pr_(key|mbx)_[0-9A-Za-z]{{{_BODY_DIGITS + _CHECKSUM_DIGITS}}}", re.ASCII)
+
+
+class Unreadable(Exception):
+    """It was encrypted under another SECRET_KEY than this process has, or for another object, or it was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("SECRET_KEY is not the one that it was encrypted with, or it was changed since")
 
 
 class Keyring:
@@ -67,6 +79,21 @@ class Keyring:
         """32 bytes for one purpose, object and generation; for keys that never leave the process, too."""
         info = b"".join(_framed(part) for part in (purpose.encode(), object_id, generation.to_bytes(4, "big")))
         return HKDF(algorithm=hashes.SHA256(), length=32, salt=_SALT, info=info).derive(self._secret_key)
+
+    def seal(self, purpose: str, object_id: bytes, secret: bytes) -> bytes:
+        """Encrypt what cannot be derived (AES-256-GCM), for this purpose and object alone."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return _SEALED + nonce + AESGCM(self.derive(purpose, object_id)).encrypt(nonce, secret, _SEALED)
+
+    def unseal(self, purpose: str, object_id: bytes, sealed: bytes) -> bytes:
+        """What was sealed. Raises Unreadable."""
+        version, nonce = sealed[:1], sealed[1 : 1 + _NONCE_BYTES]
+        if version != _SEALED or len(nonce) < _NONCE_BYTES:
+            raise Unreadable
+        try:
+            return AESGCM(self.derive(purpose, object_id)).decrypt(nonce, sealed[1 + _NONCE_BYTES :], version)
+        except InvalidTag:
+            raise Unreadable from None
 
 
 def hash_token(token: str) -> bytes:

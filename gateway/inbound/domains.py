@@ -2,6 +2,7 @@
 
     ownership   _postroom.<domain> TXT, a value of the account's own: who can put it there owns the domain
     mx          the domain's mail comes here
+    dkim        the keys that mail from the domain is signed with, at <selector>._domainkey.<domain>
     spf, dmarc  advice for mail that is sent from the domain
 
 The domain goes to the account whose proof is found. From the account that has it, it passes to another one only when
@@ -20,11 +21,12 @@ from uuid import UUID
 import structlog
 
 from gateway import errors, tokens
-from gateway.mail import address
+from gateway.mail import address, dkim
 from gateway.mail.auth import dmarc
+from gateway.outbound import signing
 from gateway.resolving import Exchanger, NamesAway, NoSuchName, Resolver
 from gateway.settings import Settings
-from gateway.storage import db, domains, events
+from gateway.storage import db, dkim_keys, domains, events
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +35,7 @@ Purpose = Literal["ownership", "mx", "spf", "dkim", "dmarc", "return_path"]
 State = Literal["missing", "ok", "wrong", "unknown"]
 
 LABEL: Final = "_postroom"  # below the domain, where the proof stands
-MAX_NAME: Final = 253 - len(LABEL) - 1  # octets, so that the proof's name is none that is too long (RFC 1035 2.3.4)
+MAX_NAME: Final = 225  # octets, so that ed25519-00000000._domainkey.<name> is none that is too long (RFC 1035 2.3.4)
 LOOK_SECONDS: Final = 5.0  # one look at the DNS, all questions at once
 PRIORITY: Final = 10  # of our MX record
 MAX_FOUND: Final = 5  # records of a kind that are told
@@ -109,11 +111,11 @@ class Domains:
             if wildcard and shared.endswith(f".{name}"):
                 raise errors.invalid("wildcard", f"{shared} is shared by all accounts here: nobody can claim it")
 
-    def records(self, account_id: UUID, claim: domains.Claim) -> list[Record]:
+    def records(self, account_id: UUID, claim: domains.Claim, keys: Sequence[dkim_keys.DkimKey]) -> list[Record]:
         """What should stand in the DNS, with what the last look found."""
         known = {(found["purpose"], found["name"]): found for found in claim.records}
         shown = []
-        for record in self._wanted(account_id, claim.name, wildcard=claim.wildcard):
+        for record in self._wanted(account_id, claim, keys):
             found = known.get((record.purpose, record.name))
             shown.append(replace(record, state=found["state"], found=tuple(found["found"])) if found else record)
         return shown
@@ -124,11 +126,42 @@ class Domains:
             claim = await domains.get(connection, account_id, name)
         if claim is None:
             raise errors.NotFound
-        look = await self._look(account_id, claim)
+        keys = await signing.ensure_keys(self._database, self._keyring, account_id, name)
+        look = await self._look(account_id, claim, keys)
         async with self._database.transaction() as connection:
             grown = await self._settle(connection, account_id, name, look)
             await events.append_all(connection, grown)
         self._told(grown)
+
+    async def new_keys(self) -> Sequence[dkim_keys.NewKey]:
+        """What a domain's mail is signed with, still nobody's."""
+        return await asyncio.to_thread(dkim_keys.new_pair, self._keyring)
+
+    async def rotate(self, account_id: UUID, name: str) -> None:
+        """New keys, which take over once `verify` has seen their records. Raises NotFound, and InvalidState where the
+        newest ones were not seen yet: what was just published must not become worthless."""
+        pair = await self.new_keys()
+        async with self._database.transaction() as connection:
+            await domains.take_turn(connection, name)
+            if await domains.get(connection, account_id, name) is None:
+                raise errors.NotFound
+            if self._wait_to_be_seen(await dkim_keys.of_domain(connection, account_id, name)):
+                raise errors.InvalidState("The newest DKIM keys were not seen in the DNS yet: publish and verify them.")
+            await dkim_keys.replace_waiting(connection, account_id, name, pair)
+        log.info("dkim keys rotated", account_id=str(account_id), domain=name)
+
+    def _wait_to_be_seen(self, keys: Sequence[dkim_keys.DkimKey]) -> bool:
+        """Whether there are keys, made together, that could sign and of which none was ever seen."""
+        seen = {key.pair for key in keys if key.activated_at is not None}
+        waiting = [key for key in keys if key.status == "waiting" and key.pair not in seen]
+        return any(self._can_sign(key) for key in waiting)
+
+    def _can_sign(self, key: dkim_keys.DkimKey) -> bool:
+        try:
+            key.private(self._keyring)
+        except (tokens.Unreadable, dkim.UnusableKey):
+            return False
+        return True
 
     # Judging
 
@@ -141,6 +174,7 @@ class Domains:
         if claim is None:
             raise errors.NotFound
         await domains.looked(connection, account_id, name, [_kept(record) for record in look.records])
+        await self._settle_keys(connection, account_id, name, look)
         holder = await domains.holder(connection, name)
         if look.proofs is None or holder == account_id:
             return {}
@@ -150,13 +184,20 @@ class Domains:
             return await _failed(connection, account_id, name, "another account has the domain and its record is there")
         return await _passed(connection, claim, account_id, holder)
 
+    async def _settle_keys(self, connection: db.Connection, account_id: UUID, name: str, look: Look) -> None:
+        """Keys whose records were seen take over."""
+        selectors = [_selector(record) for record in look.records if record.purpose == "dkim" and record.state == "ok"]
+        if await dkim_keys.seen(connection, account_id, name, selectors):
+            log.info("dkim keys in use", account_id=str(account_id), domain=name, selectors=selectors)
+
     def proof(self, account_id: UUID, name: str) -> str:
         """What only this account is told to put below this domain."""
         return f"postroom-verification={self._keyring.derive('domain', account_id.bytes + name.encode())[:20].hex()}"
 
     # Looking
 
-    def _wanted(self, account_id: UUID, name: str, *, wildcard: bool) -> list[Record]:
+    def _wanted(self, account_id: UUID, claim: domains.Claim, keys: Sequence[dkim_keys.DkimKey]) -> list[Record]:
+        name = claim.name
         mx = Record(type="MX", name=name, value=self._host, priority=PRIORITY, purpose="mx", required=True)
         return [
             Record(
@@ -167,13 +208,14 @@ class Domains:
                 required=True,
             ),
             mx,
-            *([replace(mx, name=f"*.{name}")] if wildcard else []),
+            *([replace(mx, name=f"*.{name}")] if claim.wildcard else []),
             Record(type="TXT", name=name, value=f"v=spf1 a:{self._host} ~all", purpose="spf"),
             Record(type="TXT", name=f"_dmarc.{name}", value="v=DMARC1; p=none", purpose="dmarc"),
+            *(_record(name, key) for key in keys),
         ]
 
-    async def _look(self, account_id: UUID, claim: domains.Claim) -> Look:
-        wanted = self._wanted(account_id, claim.name, wildcard=claim.wildcard)
+    async def _look(self, account_id: UUID, claim: domains.Claim, keys: Sequence[dkim_keys.DkimKey]) -> Look:
+        wanted = self._wanted(account_id, claim, keys)
         answers = await asyncio.gather(*(self._ask(record) for record in wanted))
         proofs = answers[0]
         return Look(
@@ -207,7 +249,17 @@ class Domains:
             return len(found) == 1 and bool({f"a:{self._host}", f"+a:{self._host}", f"include:{self._host}"} & {*terms})
         if record.purpose == "dmarc":  # any policy is the owner's right; two are none (RFC 7489 6.6.3)
             return len(found) == 1
+        if record.purpose == "dkim":
+            return dkim.is_published(record.value, found)
         return record.value in found
+
+
+def _record(name: str, key: dkim_keys.DkimKey) -> Record:
+    return Record(type="TXT", name=f"{key.selector}._domainkey.{name}", value=key.record, purpose="dkim")
+
+
+def _selector(record: Record) -> str:
+    return record.name.partition("._domainkey.")[0]
 
 
 _PREFIXES: Final = {"spf": "v=spf1", "dmarc": "v=dmarc1"}  # of the texts that matter; others stand beside them

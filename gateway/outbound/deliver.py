@@ -28,6 +28,7 @@ from uuid_utils.compat import uuid7
 from gateway import loops
 from gateway.errors import PostroomError, Unavailable
 from gateway.mail import classify
+from gateway.outbound import signing
 from gateway.outbound.feedback import Feedback
 from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Verdict
 from gateway.outbound.providers.local import LocalProvider
@@ -102,11 +103,18 @@ class Carrier:
     """All deliveries of one worker process."""
 
     def __init__(
-        self, database: db.Database, settings: Settings, router: Router, *, told: Callable[[Iterable[UUID]], None]
+        self,
+        database: db.Database,
+        settings: Settings,
+        router: Router,
+        signer: signing.Signer,
+        *,
+        told: Callable[[Iterable[UUID]], None],
     ) -> None:
         self._database = database
         self._settings = settings
         self._router = router
+        self._signer = signer
         self._told = told
         self._feedback = Feedback(database, told=told)
         self._schedule = Schedule.of(settings)
@@ -217,7 +225,12 @@ class Carrier:
         if claimed.suppressed:
             listed = "on the suppression list since it was accepted"
             return [_settled(claimed, _without_network("failed", listed), Fate(status="suppressed"))]
-        tries = await self._router.send(_outgoing(claimed), about_to_commit=self._guard(claimed))
+        try:
+            raw = await self._signer.signed(claimed.account_id, claimed.raw)
+        except signing.NotSigned as error:
+            verdict = _without_network(error.outcome, str(error))
+            return [_settled(claimed, verdict, self._fate(claimed, verdict.verdict))]
+        tries = await self._router.send(_outgoing(claimed, raw), about_to_commit=self._guard(claimed))
         for one in tries:
             _counter(one.provider, one.verdict.outcome).inc()
             _histogram(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
@@ -283,13 +296,13 @@ class Carrier:
             return await emails.attempt_exists(connection, last.account_id, last.attempt_id) or None
 
 
-def _outgoing(claimed: emails.Claimed) -> Outgoing:
+def _outgoing(claimed: emails.Claimed, raw: bytes) -> Outgoing:
     return Outgoing(
         delivery_id=claimed.id,
         account_id=claimed.account_id,
         mail_from=claimed.mail_from,
         rcpt_to=claimed.address,
-        raw=claimed.raw,
+        raw=raw,
         smtputf8=not claimed.raw.isascii() and not claimed.raw.partition(b"\r\n\r\n")[0].isascii(),  # RFC 6532 3.2
     )
 

@@ -23,6 +23,7 @@ from uuid_utils.compat import uuid7
 
 from gateway import errors
 from gateway.mail import address, compose
+from gateway.outbound import signing
 from gateway.settings import Settings
 from gateway.storage import db, emails, events, idempotency, messages
 from gateway.storage.committer import Committer
@@ -127,6 +128,7 @@ class Outbox:
         self._told = told
         self._due = due
         self._committer: Committer[Submission, Answer] = Committer(self._commit, find=self._find, size=_size)
+        self._senders = signing.Senders(database, settings)
         self._waiting: dict[UUID, tuple[float, int]] = {}  # until when it is believed, and how many wait
 
     async def send(self, account_id: UUID, request: Request, once: idempotency.Once | None) -> Receipt:
@@ -160,6 +162,10 @@ class Outbox:
         """Returns when no batch is under way."""
         await self._committer.drain()
 
+    async def check_sender(self, account_id: UUID, prepared: Prepared) -> None:
+        """Raises RestrictedApiKey where another account has verified a domain that the e-mail is said to be from."""
+        await self._senders.check(account_id, (str(prepared.request.from_.address), prepared.mail_from or ""))
+
     async def _submit(self, submission: Submission) -> Receipt:
         answer = await self._commit_where_there_is_room(submission)
         if isinstance(answer, errors.ApiError):
@@ -168,9 +174,11 @@ class Outbox:
 
     async def _commit_where_there_is_room(self, submission: Submission) -> Answer:
         try:
+            for prepared in submission.prepared:
+                await self.check_sender(submission.account_id, prepared)
             await self._make_room(submission)
-        except errors.QuotaExceeded as full:
-            return await self._first_of(submission) or full  # a repetition makes nobody wait
+        except (errors.QuotaExceeded, errors.RestrictedApiKey) as refusal:
+            return await self._first_of(submission) or refusal  # a repetition makes nobody wait, nor sends anything
         try:
             answer = await self._committer.submit(submission)
         except db.Collided as error:

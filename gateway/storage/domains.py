@@ -82,6 +82,12 @@ async def find(connection: db.Connection, name: str) -> Owned | None:
     )
 
 
+async def owner(connection: db.Connection, name: str) -> tuple[str, UUID] | None:
+    """The domain that covers this one (itself, or a wildcard above), and the account that has it; None = nobody has."""
+    row = await sql.find.row(connection, name=name, names=_itself_and_above(name))
+    return (row["name"], row["account_id"]) if row else None
+
+
 async def hold_owner(connection: db.Connection, name: str) -> UUID | None:
     """The account that has this domain, which stays so until the transaction ends; None = nobody has it."""
     found: UUID | None = await sql.hold_owner.value(connection, name=name, names=_itself_and_above(name))

@@ -15,7 +15,7 @@ from gateway import errors, models
 from gateway.inbound import domains as claims
 from gateway.lifecycle import Gateway
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
-from gateway.storage import db, domains, mailboxes
+from gateway.storage import db, dkim_keys, domains, mailboxes
 from gateway.web import api, once
 from gateway.web.paths import Paths
 
@@ -63,6 +63,19 @@ class DnsRecord(Output):
     found: list[str] = Field(description="What stands there instead, where it is wrong")
 
 
+class DkimKey(Output):
+    """A key that mail from the domain is signed with."""
+
+    selector: str
+    algorithm: Literal["rsa", "ed25519"]
+    status: Literal["waiting", "active", "retired"] = Field(
+        description="waiting: its record was not seen yet; retired: a newer key signs, the record stays for a week"
+    )
+    created_at: Time
+    activated_at: Time | None = Field(description="When its record was first seen")
+    retired_at: Time | None
+
+
 class Domain(Output):
     """A domain that the account has claimed."""
 
@@ -75,6 +88,7 @@ class Domain(Output):
     verified_at: Time | None
     checked_at: Time | None = Field(description="When the DNS was last looked at")
     records: list[DnsRecord]
+    dkim: list[DkimKey] = Field(description="Oldest first; their records are among `records`")
 
 
 class Domains:
@@ -104,6 +118,7 @@ class Domains:
             api.op("PATCH", "/domains/{name}", self.change, **changing),
             api.op("DELETE", "/domains/{name}", self.delete, **changing),
             api.op("POST", "/domains/{name}/verify", self.verify, **changing),
+            api.op("POST", "/domains/{name}/dkim/rotate", self.rotate, errors=[errors.InvalidState], **changing),
         ]
 
     async def create(
@@ -113,6 +128,7 @@ class Domains:
         wish = once.wish(CREATE, idempotency_key, fingerprint)
         name = _canonical(body.name)
         await asyncio.to_thread(self._gateway.domains.check, name, wildcard=body.wildcard)
+        keys = await self._gateway.domains.new_keys()
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
             catch_all = await self._catch_all(caller, body.catch_all)
@@ -126,6 +142,7 @@ class Domains:
             )
             if not made:
                 raise errors.InvalidState("The account has claimed the domain already.")
+            await dkim_keys.add(connection, caller.account_id, name, keys)
             answer = (await self._read(connection, caller.account_id, name)).model_dump(mode="json")
             await keep(answer)
             await self._make_permanent(connection, caller.account_id, catch_all)
@@ -143,10 +160,11 @@ class Domains:
             found = await domains.page(
                 connection, caller.account_id, after=after, limit=query.limit + 1, ascending=query.order == "asc"
             )
+            keys = await dkim_keys.of_domains(connection, caller.account_id, [claim.name for claim in found])
         return models.page(
             found,
             query.limit,
-            lambda claim: self._shown(caller.account_id, claim),
+            lambda claim: self._shown(caller.account_id, claim, keys[claim.name]),
             lambda claim: _cursors.encode((claim.created_at, claim.name)),
         )
 
@@ -196,16 +214,22 @@ class Domains:
         await self._gateway.domains.verify(caller.account_id, name)
         return await self.get(caller, name)
 
+    async def rotate(self, caller: Caller, name: str) -> Domain:
+        """Make new DKIM keys. The old ones sign until `verify` has seen the new ones' records in the DNS."""
+        name = _named(name)
+        await self._gateway.domains.rotate(caller.account_id, name)
+        return await self.get(caller, name)
+
     # Reading
 
     async def _read(self, connection: db.Connection, account_id: UUID, name: str) -> Domain:
         claim = await domains.get(connection, account_id, name)
         if claim is None:
             raise errors.NotFound
-        return self._shown(account_id, claim)
+        return self._shown(account_id, claim, await dkim_keys.of_domain(connection, account_id, name))
 
-    def _shown(self, account_id: UUID, claim: domains.Claim) -> Domain:
-        records = self._gateway.domains.records(account_id, claim)
+    def _shown(self, account_id: UUID, claim: domains.Claim, keys: Sequence[dkim_keys.DkimKey]) -> Domain:
+        records = self._gateway.domains.records(account_id, claim, keys)
         return Domain.model_validate(
             {
                 "name": claim.name,
@@ -217,6 +241,7 @@ class Domains:
                 "verified_at": claim.verified_at,
                 "checked_at": claim.checked_at,
                 "records": [{**dataclasses.asdict(record), "found": list(record.found)} for record in records],
+                "dkim": [{name: getattr(key, name) for name in DkimKey.model_fields} for key in keys],
             }
         )
 

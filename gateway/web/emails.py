@@ -311,7 +311,9 @@ class Emails:
                 await asyncio.sleep(0)
             try:
                 email = await _written(_email(item), fillings)
-                prepared.append(await self._gateway.outbox.prepare(_request(caller, email)))
+                one = await self._gateway.outbox.prepare(_request(caller, email))
+                await self._gateway.outbox.check_sender(caller.account_id, one)
+                prepared.append(one)
             except errors.ApiError as error:
                 if not permissive:
                     raise _of_item(index, error) from error

@@ -134,7 +134,7 @@ async def test_a_claim_says_what_must_stand_in_the_dns(client: httpx2.AsyncClien
     made = await claimed(client, name.upper() + ".", wildcard=True, unknown_recipients="reject")
     assert set(made) == {
         *("name", "status", "wildcard", "catch_all", "unknown_recipients", "created_at", "verified_at", "checked_at"),
-        "records",
+        *("records", "dkim"),
     }
     assert (made["name"], made["status"], made["wildcard"]) == (name, "pending", True)
     assert (made["catch_all"], made["unknown_recipients"]) == (None, "reject")
@@ -144,6 +144,8 @@ async def test_a_claim_says_what_must_stand_in_the_dns(client: httpx2.AsyncClien
     assert len(ownership) > 50
     common: dict[str, Any] = {"priority": None, "required": False, "state": "unknown", "found": []}
     mx = {"type": "MX", "value": HOST, "priority": 10, "purpose": "mx", "required": True}
+    keys = made["records"][5:]
+    del made["records"][5:]
     assert made["records"] == [
         common | {"type": "TXT", "name": f"_postroom.{name}", "purpose": "ownership", "required": True},
         common | mx | {"name": name},
@@ -151,6 +153,11 @@ async def test_a_claim_says_what_must_stand_in_the_dns(client: httpx2.AsyncClien
         common | {"type": "TXT", "name": name, "value": f"v=spf1 a:{HOST} ~all", "purpose": "spf"},
         common | {"type": "TXT", "name": f"_dmarc.{name}", "value": "v=DMARC1; p=none", "purpose": "dmarc"},
     ]
+    assert [(one["algorithm"], one["status"]) for one in made["dkim"]] == [("rsa", "waiting"), ("ed25519", "waiting")]
+    for record, key in zip(keys, made["dkim"], strict=True):
+        assert record.pop("value").startswith(f"v=DKIM1; k={key['algorithm']}; p=")
+        place = {"name": f"{key['selector']}._domainkey.{name}", "purpose": "dkim"}
+        assert record == common | {"type": "TXT"} | place
 
 
 async def test_every_account_has_a_proof_of_its_own_for_every_domain(
@@ -249,12 +256,12 @@ async def test_the_dns_decides_and_each_record_tells_how_it_stands(
     place.zone[f"_dmarc.{name}"] = {"TXT": ["v=DMARC1; p=reject"]}
     shown = await looked_at(client, name)
     assert shown["status"] == "failed"
-    assert states(shown) == {"ownership": "wrong", "mx": "wrong", "spf": "wrong", "dmarc": "ok"}
+    assert states(shown) == {"ownership": "wrong", "mx": "wrong", "spf": "wrong", "dmarc": "ok", "dkim": "missing"}
     assert [record["found"] for record in shown["records"]] == [
         ["postroom-verification=somebody's"],
         ["mx.elsewhere.example"],
         ["v=spf1 -all"],
-        [],
+        *([], [], []),
     ]
     place.publish(made)
     shown = await looked_at(client, name)
@@ -275,7 +282,8 @@ async def test_while_the_dns_does_not_answer_nothing_changes(
     place.zone.update(silent)
     shown = await looked_at(client, name)
     assert shown["status"] == "pending"
-    assert states(shown) == {"ownership": "unknown", "mx": "unknown", "spf": "unknown", "dmarc": "missing"}
+    missing = {"dmarc": "missing", "dkim": "missing"}
+    assert states(shown) == {"ownership": "unknown", "mx": "unknown", "spf": "unknown"} | missing
     place.publish(shown)
     assert (await looked_at(client, name))["status"] == "verified"
     place.zone.update(silent)

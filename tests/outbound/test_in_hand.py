@@ -9,11 +9,12 @@ import pytest
 
 from gateway import settings
 from gateway.mail import address
-from gateway.outbound import deliver, send
+from gateway.outbound import deliver, send, signing
 from gateway.outbound.providers import local, urls
 from gateway.outbound.providers.contract import Outgoing
 from gateway.outbound.route import Router
 from gateway.storage import db, emails
+from tests.house import KEYRING
 from tests.outbound import sink
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +31,8 @@ def _carrier(database: db.Database, relay: sink.Sink, *, lease_seconds: float) -
     made = settings.load(outbound_concurrency=1, lease_seconds=lease_seconds)
     provider = urls.from_url(relay.url("tls=none"), made)
     router = Router([provider], (), local.LocalProvider(_nowhere))
-    return deliver.Carrier(database, made, router, told=lambda _: None)
+    signer = signing.Signer(database, KEYRING, made)
+    return deliver.Carrier(database, made, router, signer, told=lambda _: None)
 
 
 async def _queue(database: db.Database, account_id: UUID, count: int) -> None:

@@ -110,11 +110,20 @@ class Letter:
     def hashed(self, signature: Signature, carrier: Field) -> Hashed:
         """`carrier`: the field that the signature stands in. Raises Unacceptable where the body is another one."""
         uncovered = self._check_body(signature)
-        covered = [*_selected(self.fields, signature.signed)]
-        canonical = HEADER_FORMS[signature.header]
+        digest = self.header_digest(signature.header, signature.signed, carrier)
+        return Hashed(signature=signature, digest=digest, uncovered=uncovered)
+
+    def header_digest(self, form: str, signed: Sequence[bytes], carrier: Field) -> bytes:
+        """SHA-256 of the header fields that h= names, and of the signature itself without its b=."""
+        covered = [*_selected(self.fields, signed)]
+        canonical = HEADER_FORMS[form]
         digest = hashlib.sha256(b"".join(canonical(field) for field in covered))
         digest.update(canonical(unsigned(carrier)).removesuffix(b"\r\n"))
-        return Hashed(signature=signature, digest=digest.digest(), uncovered=uncovered)
+        return digest.digest()
+
+    def body_hash(self, form: str) -> bytes:
+        """SHA-256 of all of the body."""
+        return hashlib.sha256(BODY_FORMS[form](self._raw_body)).digest()
 
     def _check_body(self, signature: Signature) -> int:
         """Octets that l= leaves out."""
