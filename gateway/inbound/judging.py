@@ -206,10 +206,20 @@ class Judging:
                     connection, account_id, lease=LEASE_SECONDS, limit=CLAIM, overdue=overdue
                 )
             for held in claimed:
-                verdict = verdicts.unknown("nobody was there to judge it") if self._judges else None
-                await self._release(account_id, held, verdict, 0.0)
-            count += len(claimed)
+                count += await self._shown_unjudged(account_id, held)
         return count
+
+    async def _shown_unjudged(self, account_id: UUID, held: judgements.Held) -> bool:
+        """Whether it could be shown; one that cannot stands in no other's way."""
+        verdict = verdicts.unknown("nobody was there to judge it") if self._judges else None
+        try:
+            await self._release(account_id, held, verdict, 0.0)
+        except Unavailable:
+            raise
+        except Exception:  # this message alone
+            log.exception("held message failed", account_id=account_id, message_id=held.id)
+            return False
+        return True
 
     async def keep_letting_go(self) -> None:
         """`let_go` now and then, until cancelled: no mail is held for ever because no worker runs."""

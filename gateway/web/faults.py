@@ -33,7 +33,7 @@ def _reply(text: str) -> str:
     if text == "drop" or _REPLY.fullmatch(text):
         return text
     raise ValueError(
-        f'a 4xx or 5xx reply such as "451 4.7.1 Try later", "drop", or "tarpit:" and at most {MAX_TARPIT_SECONDS}'
+        f'a 4xx or 5xx reply such as "451 4.7.1 Later", "drop", or "tarpit:" and up to {MAX_TARPIT_SECONDS} seconds'
     )
 
 

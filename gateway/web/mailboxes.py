@@ -154,7 +154,7 @@ class Mailboxes:
                 self.wait,
                 scope=readers,
                 returns=Waited,
-                errors=[errors.WaitTimeout],
+                errors=[errors.WaitTimeout, errors.CursorExpired],
                 **own,
             ),
         ]
@@ -305,12 +305,15 @@ class Mailboxes:
     async def wait(self, caller: Caller, mailbox: str, query: WaitQuery) -> Response:
         """The next message that matches, as soon as there is one."""
         box = await self._paths.mailbox(caller, mailbox)
+        wanted = _wanted(query)
+        if wanted.since is not None:
+            await self._check_begun(caller.account_id, wanted.since)
         outcome = await waiting.wait(
             self._gateway.live,
             self._gateway.database,
             caller.account_id,
             box.id,
-            wanted=_wanted(query),
+            wanted=wanted,
             timeout=query.timeout,
             read=self._gateway.parsing.read,
         )
@@ -324,6 +327,13 @@ class Mailboxes:
             "cursor": str(outcome.message.seq),
         }
         return Response(msgspec.json.encode(body), media_type="application/json")
+
+    async def _check_begun(self, account_id: UUID, cursor: int) -> None:
+        """Nothing can ever come behind a cursor that the log has not reached. Raises CursorExpired."""
+        async with self._gateway.database.connection() as connection:
+            bounds = await events.bounds(connection, account_id)
+        if cursor > bounds.newest:
+            bounds.check(cursor)
 
 
 def random_local_part() -> str:

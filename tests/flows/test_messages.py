@@ -598,3 +598,5 @@ async def test_what_a_wait_cannot_mean_is_refused(client: httpx2.AsyncClient) ->
         body = refused(await wait(client, made, **query), 422, "validation_error")
         assert [re.split(r"[.\[]", error["field"])[0] for error in body["errors"]] == [field]
     refused(await client.get(f"/mailboxes/{MISSING}/wait"), 404, "not_found")
+    ahead = str(int(made["cursor"]) + 1000)
+    assert refused(await wait(client, made, since=ahead), 410, "cursor_expired")["newest"] == made["cursor"]
