@@ -114,7 +114,13 @@ class Gateway:
     def router(self) -> Router:
         """The ways out that OUTBOUND and the own domains give. Raises ConfigurationError."""
         providers = [urls.from_url(url, self.settings, self.resolver) for url in self.settings.outbound]
-        return Router(providers, self.settings.mail_domains, LocalProvider(self.deliver_local))
+        local = LocalProvider(self.deliver_local)
+        return Router(providers, self.settings.mail_domains, local, is_custom_domain=self._is_custom_domain)
+
+    async def _is_custom_domain(self, domain: str) -> bool:
+        """Whether an account here has proved to own it: mail for it never leaves. Raises Unavailable."""
+        ground = await self.reception.owner(domain)
+        return ground is not None and ground.owner is not None
 
     def signer(self) -> Signer:
         """What signs mail that leaves. Raises ConfigurationError."""

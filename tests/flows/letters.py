@@ -134,3 +134,11 @@ async def sent(home: house.House, raw: bytes, address: str) -> str:
     except aiosmtplib.SMTPResponseException as error:
         return f"{error.code} {error.message}"
     return "250"
+
+
+async def owns(home: house.House, tenant: house.Tenant, name: str) -> None:
+    """The tenant has the domain, as if it had been proved."""
+    async with sql(home) as connection:
+        values: tuple[Any, ...] = (tenant.account_id, name)
+        await connection.execute("insert into domains (account_id, name, verified_at) values ($1, $2, now())", *values)
+        await connection.execute("insert into domain_names (account_id, name) values ($1, $2)", *values)

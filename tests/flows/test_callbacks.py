@@ -209,7 +209,8 @@ async def test_what_does_not_come_from_postmark_is_not_heard(
 async def test_what_is_signed_and_no_callback_is_refused_for_good(provider: httpx2.AsyncClient) -> None:
     odd = posts.mailgun({"event": "delivered"}, SIGNING_KEY)
     refused(await provider.post("/callbacks/mailgun", json=odd), 406, "validation_error")
-    for body in ({}, [], {"RecordType": ""}):
+    bodies: list[Any] = [{}, [], {"RecordType": ""}]
+    for body in bodies:
         refused(await provider.post("/callbacks/postmark", json=body, auth=POSTMARK_AUTH), 422, "validation_error")
 
 

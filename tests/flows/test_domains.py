@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from uuid_utils.compat import uuid7
 
-from tests import house, nameserver
+from tests import house, nameserver, sending
 from tests.flows import letters
 from tests.flows.test_mailboxes import TIME, refused
 
@@ -586,3 +586,19 @@ async def test_an_address_stays_whose_it_was_when_its_domain_passes(
     assert answer.status_code == 201
     subject = await given(place, kept["address"])
     assert await subjects(other, answer.json()) == [subject]
+
+
+# Going out
+
+
+async def test_mail_for_a_domain_that_an_account_has_never_leaves(postgres_dsn: str, redis_url: str) -> None:
+    """No relay is configured here. Seen to fail with the router not told of such domains: the mail was deferred."""
+    async with letters.own_house(postgres_dsn, redis_url, programs=("serve", "worker")) as home:
+        tenant, sender = await home.tenant(), await home.tenant()
+        await letters.owns(home, tenant, "own.example")
+        async with home.client(tenant.key) as owner, home.client(sender.key) as other:
+            box = await letters.mailbox(owner, address="box@own.example")
+            email_id = await sending.send(other, to="box@own.example")
+            email = await sending.resting(other, email_id)
+            assert (email["status"], email["to"]) == ("delivered", ["box@own.example"])
+            assert len(await letters.listed(owner, f"/mailboxes/{box['id']}/messages")) == 1

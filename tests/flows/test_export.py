@@ -50,7 +50,7 @@ async def test_a_long_log_comes_in_pages_whole_and_in_order_and_a_time_of_it_alo
 ) -> None:
     """More than two pages; the ids' own times differ from the log's, as clocks do.
 
-    Seen to fail with the bounds taken from the ids alone: attempts whose ids were drawn minutes off were missing from the part."""
+    Seen to fail with the bounds taken from the ids alone: attempts whose ids were drawn minutes off were missing."""
     email_id = await sending.send(client, to="x@elsewhere.example", scheduled_at="in 1 hour")
     begun = datetime.now(UTC) - timedelta(days=1)
     count = 2 * PAGE + 10

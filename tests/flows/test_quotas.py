@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import httpx2
 import pytest
@@ -67,7 +66,7 @@ async def test_at_a_domain_of_one_account_every_recipient_is_put_off(home: house
     """Which addresses live there is not told by it."""
     tenant = await home.tenant()
     async with home.client(tenant.key) as client:
-        await owns(home, tenant, "own.example")
+        await letters.owns(home, tenant, "own.example")
         box = await letters.mailbox(client, address="box@own.example")
         await filled(home, client, box["address"])
         async with asyncio.timeout(20):  # for a second what was looked up is held to be true
@@ -104,11 +103,3 @@ async def test_an_account_may_have_so_many_live_mailboxes(postgres_dsn: str, red
             while (answer := await client.post("/mailboxes")).status_code == 429:
                 assert answer.headers["retry-after"]  # the count is believed for a second
             assert answer.status_code == 201
-
-
-async def owns(home: house.House, tenant: house.Tenant, name: str) -> None:
-    """The tenant has the domain, as if it had been proved."""
-    async with letters.sql(home) as connection:
-        values: tuple[Any, ...] = (tenant.account_id, name)
-        await connection.execute("insert into domains (account_id, name, verified_at) values ($1, $2, now())", *values)
-        await connection.execute("insert into domain_names (account_id, name) values ($1, $2)", *values)

@@ -130,6 +130,7 @@ def test_members_of_any_other_type_are_as_if_they_were_empty() -> None:
 def test_times_are_read_where_they_can_be() -> None:
     [news] = of("opened", timestamp=1521472262.5).news
     assert news.at == datetime(2018, 3, 19, 15, 11, 2, 500_000, UTC)
-    for odd in ("soon", 1e300, -1e300, None, {}):
+    times: list[Any] = ["soon", 1e300, -1e300, None, {}]
+    for odd in times:
         [news] = of("opened", timestamp=odd).news
         assert news.at is None

@@ -44,7 +44,9 @@ def body(kind: str, message_id: str, **changes: Any) -> bytes:
     """A callback of Postmark's with this news."""
     record = {"delivered": "Delivery", "complained": "SpamComplaint", "opened": "Open", "clicked": "Click"}
     types = {"deferred": "Transient", "failed": "SMTPApiError"}
-    particular = {"ID": uuid7().int >> 66} if kind in ("deferred", "bounced", "failed", "complained") else {}
+    particular: dict[str, Any] = (
+        {"ID": uuid7().int >> 66} if kind in ("deferred", "bounced", "failed", "complained") else {}
+    )
     if kind in types:
         particular["Type"] = types[kind]
     return json.dumps(posts.postmark(record.get(kind, "Bounce"), message_id, **particular | changes)).encode()
