@@ -3,7 +3,7 @@
 First a house takes mail as fast as its sender can, without anything to reclaim and then while a worker's reclaim goes
 through all there is. Then the same room is filled, given up and reclaimed three times; what the database weighs after
 the third time is compared with what it weighed after the first. Between the times a plain VACUUM does what autovacuum
-would do within minutes.
+would do, twice.
 """
 
 from __future__ import annotations
@@ -128,14 +128,15 @@ async def _in_cycles(setting: Setting) -> Row:
         ratio=sizes[-1] / sizes[0],
         target=f"≤ {SIZE_RATIO}",
         met=sizes[-1] / sizes[0] <= SIZE_RATIO,
-        note="plain VACUUM after each time",
+        note="plain VACUUM twice after each time, as autovacuum comes again and again",
     )
 
 
 async def _size(dsn: str) -> int:
     connection = await asyncpg.connect(dsn, command_timeout=600)
     try:
-        await connection.execute("vacuum")
+        for _ in range(2):  # what the first one frees in B-trees the second one makes fit for use
+            await connection.execute("vacuum")
         found: int = await connection.fetchval("select pg_database_size(current_database())")
         return found
     finally:

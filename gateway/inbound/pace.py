@@ -11,8 +11,8 @@ from uuid import UUID
 
 RUSH: Final = 300.0  # events a second, of all accounts together; from here on it is a rush
 REST: Final = 0.3  # seconds of rest for each second of work
-RUSH_REST: Final = 9.0  # the same in a rush
-LONGEST_REST_SECONDS: Final = 2.0
+RUSH_REST: Final = 40.0  # the same in a rush
+LONGEST_REST_SECONDS: Final = 4.0
 MEMORY_SECONDS: Final = 2.0  # over which the rate is told
 MAX_ACCOUNTS: Final = 1000  # whose heads are remembered
 

@@ -70,7 +70,8 @@ def at_once(port: Port, client: ssl.SSLContext) -> list[str]:
 @pytest.mark.parametrize("garbage", [b"EHLO x\r\n", b"\x16\x03\x01 this is no handshake\r\n"])
 async def test_who_speaks_no_tls_is_left_and_its_place_is_free(tmp_path: Path, garbage: bytes) -> None:
     server, _ = self_signed(tmp_path)
-    async with listening(Tray(), tls_context=server, implicit_tls=True) as port:
+    patience = {"handshake_seconds": 0.5}  # of a record that says it is longer than what came
+    async with listening(Tray(), limits=patience, tls_context=server, implicit_tls=True) as port:
         peer = await port.connect()
         await peer.send(garbage)
         with contextlib.suppress(ConnectionError):
