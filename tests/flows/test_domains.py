@@ -592,7 +592,7 @@ async def test_an_address_stays_whose_it_was_when_its_domain_passes(
 
 
 async def test_mail_for_a_domain_that_an_account_has_never_leaves(postgres_dsn: str, redis_url: str) -> None:
-    """No relay is configured here. Seen to fail with the router not told of such domains: the mail was deferred."""
+    """Seen to fail with the router not told of such domains: the mail left by the relay (`sent`)."""
     async with letters.own_house(postgres_dsn, redis_url, programs=("serve", "worker")) as home:
         tenant, sender = await home.tenant(), await home.tenant()
         await letters.owns(home, tenant, "own.example")

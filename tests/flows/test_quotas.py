@@ -41,7 +41,7 @@ async def filled(home: house.House, client: httpx2.AsyncClient, address: str) ->
 async def test_at_a_shared_domain_mail_over_quota_hears_what_any_mail_hears_and_its_owner_is_told(
     home: house.House,
 ) -> None:
-    """Seen to fail with the quota never found spent: the fourth message was stored and nobody was told."""
+    """Seen to fail with the quota never found spent: five messages were stored."""
     tenant, neighbour = await home.tenant(), await home.tenant()
     async with home.client(tenant.key) as client, home.client(neighbour.key) as other:
         box, theirs = await letters.mailbox(client), await letters.mailbox(other)

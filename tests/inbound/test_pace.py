@@ -34,7 +34,7 @@ async def test_what_trickles_in_is_read_with_short_rests(rests: list[float]) -> 
 
 
 async def test_in_a_rush_of_many_accounts_together_the_rests_are_long_and_bounded(rests: list[float]) -> None:
-    """No single account's mail is a rush here. Seen to fail with each account's rate looked at by itself."""
+    """No single account's mail is a rush here. Seen to fail with the rate made of the account last seen alone."""
     one = pace.Pace()
     accounts = [uuid7() for _ in range(20)]
     for head in (0, 100):
