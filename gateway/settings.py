@@ -122,7 +122,9 @@ class Settings(BaseSettings):
 
     # Mail out
     outbound: Words = Field(
-        (), repr=False, description="Provider URLs in order of preference: smtp://user:pass@host:587?tls=starttls …"
+        (),
+        repr=False,
+        description="Provider URLs in order of preference: smtp(s)://, mx://, mailgun://, postmark://, ses://, capture://",
     )
     max_queued: int = Field(100_000, ge=1, description="E-mails of one account that may wait; more hear 429")
     retry_schedule: Words = Field(

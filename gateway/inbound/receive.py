@@ -89,10 +89,6 @@ class Reception:
         """Whose domain (lower-case A-labels) this is; None = mail for it is not taken. Raises Unavailable."""
         return await self._territory.find(domain)
 
-    def is_shared(self, domain: str) -> bool:
-        """Whether every account may have mailboxes at this domain."""
-        return self._territory.is_shared(domain)
-
     async def _refusal(self, recipient: Recipient, ground: Ground) -> str | None:
         if ground.owner is not None and await self._allowance.is_spent(ground.owner):
             return OVER_QUOTA

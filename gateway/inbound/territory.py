@@ -50,10 +50,6 @@ class Territory:
         self._remember(domain, ground)
         return ground
 
-    def is_shared(self, domain: str) -> bool:
-        """Whether the domain is everybody's, unless somebody proved it to be theirs."""
-        return domain in self._shared_domains or self._elsewhere is not None
-
     async def _look_up(self, domain: str) -> Ground | None:
         async with self._database.connection() as connection:
             owned = await domains.find(connection, domain)

@@ -11,7 +11,7 @@ may run twice at once or die at any point: whatever is left is found again the n
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -31,6 +31,9 @@ RECLAIM_SLICE: Final = 500  # messages of one statement; each may be megabytes
 FORGET_SLICE: Final = 2000  # events, keys
 ACCOUNTS: Final = 2000  # rows looked at to find accounts with work
 VOID_SECONDS: Final = 600  # how long dropped mail lies
+
+
+Forget = Callable[[db.Connection, datetime, int], Awaitable[int]]  # before, slice -> rows removed
 
 
 async def expire(database: db.Database) -> AsyncIterator[UUID]:
@@ -130,25 +133,22 @@ async def _forget_account(database: db.Database, account_id: UUID, before: datet
 
 async def forget_callbacks(database: db.Database, retention: float) -> int:
     """Remove what providers posted more than `retention` seconds ago; how many."""
-    before = datetime.now(UTC) - timedelta(seconds=retention)
-    removed = 0
-    while True:
-        async with database.connection() as connection:
-            count = await callbacks.forget(connection, before, FORGET_SLICE)
-        removed += count
-        if not count:
-            SWEPT.labels("callback").inc(removed)
-            return removed
+    return await _forget(database, callbacks.forget, retention, what="callback")
 
 
 async def forget_keys(database: db.Database, seconds: float) -> int:
     """Remove idempotency keys older than `seconds`; how many."""
+    return await _forget(database, idempotency.forget, seconds, what="idempotency_key")
+
+
+async def _forget(database: db.Database, forget: Forget, seconds: float, *, what: str) -> int:
+    """Slice by slice, until nothing is left that is older than so many seconds."""
     before = datetime.now(UTC) - timedelta(seconds=seconds)
     removed = 0
     while True:
         async with database.connection() as connection:
-            count = await idempotency.forget(connection, before, FORGET_SLICE)
+            count = await forget(connection, before, FORGET_SLICE)
         removed += count
         if not count:
-            SWEPT.labels("idempotency_key").inc(removed)
+            SWEPT.labels(what).inc(removed)
             return removed
