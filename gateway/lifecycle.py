@@ -27,7 +27,7 @@ from gateway.inbound.rendering import Rendering
 from gateway.inbound.submission import Submissions
 from gateway.notify import nudges
 from gateway.notify.live import Live
-from gateway.outbound.providers import urls
+from gateway.outbound import rules
 from gateway.outbound.providers.contract import Outgoing
 from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.route import Router
@@ -112,10 +112,10 @@ class Gateway:
             return "451 4.4.2 Connection lost"
 
     def router(self) -> Router:
-        """The ways out that OUTBOUND and the own domains give. Raises ConfigurationError."""
-        providers = [urls.from_url(url, self.settings, self.resolver) for url in self.settings.outbound]
+        """The ways out that OUTBOUND, OUTBOUND_ROUTES and the own domains give. Raises ConfigurationError."""
+        routes = rules.read(self.settings, self.resolver)
         local = LocalProvider(self.deliver_local)
-        return Router(providers, self.settings.mail_domains, local, is_custom_domain=self._is_custom_domain)
+        return Router(routes, self.settings.mail_domains, local, is_custom_domain=self._is_custom_domain)
 
     async def _is_custom_domain(self, domain: str) -> bool:
         """Whether an account here has proved to own it: mail for it never leaves. Raises Unavailable."""

@@ -126,6 +126,11 @@ class Settings(BaseSettings):
         repr=False,
         description="Provider URLs in order of preference: smtp(s)://, mx://, mailgun://, postmark://, ses://, capture://",
     )
+    outbound_routes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Rules, spaces between them: to:*.example.com=name,name from:example.org=name tag:bulk=name; "
+        "the first that fits decides, by which providers of OUTBOUND (their ?name=, or scheme) a message goes",
+    )
     max_queued: int = Field(100_000, ge=1, description="E-mails of one account that may wait; more hear 429")
     retry_schedule: Words = Field(
         ("30", "120", "600", "1800", "3600", "7200", "14400", "28800", "57600"),
@@ -190,6 +195,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("outbound_routes", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
 
     @field_validator("mail_domains", "arc_trusted_sealers")
     @classmethod

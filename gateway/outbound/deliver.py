@@ -304,6 +304,8 @@ def _outgoing(claimed: emails.Claimed, raw: bytes) -> Outgoing:
         rcpt_to=claimed.address,
         raw=raw,
         smtputf8=not claimed.raw.isascii() and not claimed.raw.partition(b"\r\n\r\n")[0].isascii(),  # RFC 6532 3.2
+        author=claimed.author,
+        tags=tuple((tag["name"], tag["value"]) for tag in claimed.tags),
     )
 
 

@@ -1,26 +1,33 @@
-"""Which way a message goes: the own domains stay here, everything else tries the providers of OUTBOUND in order.
+"""Which way a message goes: the own domains stay here, everything else tries the providers of OUTBOUND in order, or
+those that the first rule of OUTBOUND_ROUTES about it names.
 
 A provider with trouble of its own is passed over for the next one, and left alone for a while by a circuit breaker.
 No other verdict is a reason to try the next: a refusal is a refusal, and what may have been taken is not sent twice.
+
+A provider that goes to each domain's own hosts never says that the trouble is its own: a domain that cannot be reached
+says nothing of the others. Three of them in a row, at three hosts, with nobody reached between, are taken as a sign
+that we reach nobody (port 25 closed, say). Then the next provider takes over; where there is none, or none that may be
+tried, the mail goes on as it did.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
-from gateway.mail import address
+from gateway.outbound import rules
 from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Provider, Verdict
 
 log = structlog.get_logger(__name__)
 
 OPEN_SECONDS: Final = 30.0  # how long a circuit stays open; then one message tries
 FAILURES_TO_OPEN: Final = 5  # in a row, of those that may be one message's doing or pass by themselves
+DOMAINS_TO_DOUBT: Final = 3  # in a row, at as many hosts, that could not be reached
 _BEFORE_MAIL: Final = frozenset({"connect", "greeting", "ehlo", "tls", "auth"})  # no message was mentioned yet
 
 IsCustomDomain = Callable[[str], Awaitable[bool]]  # whether an account receives mail for the domain here
@@ -46,6 +53,7 @@ class Circuit:
         self.provider = provider
         self._clock = clock
         self._failures = 0  # in a row
+        self._unreached: dict[str, str] = {}  # domains that could not be reached, in a row: the host asked last
         self._open_until: float | None = None  # by the clock; None = closed
 
     def admits(self) -> bool:
@@ -69,6 +77,24 @@ class Circuit:
             log.warning("provider left alone", provider=self.provider.name, stage=verdict.stage, code=verdict.code)
             self._open_until = self._clock() + OPEN_SECONDS
 
+    def record_at(self, domain: str, verdict: Verdict) -> None:
+        """Open or close it by what came of a message at its domain's own hosts, where those were asked at all."""
+        if verdict.stage is None:
+            return
+        if verdict.outcome != "deferred" or verdict.stage not in _BEFORE_MAIL:
+            self._unreached, self._open_until = {}, None
+            return
+        if not self.is_doubted:
+            self._unreached[domain] = verdict.remote
+        if self.is_doubted:
+            log.warning("nobody is reached", provider=self.provider.name, stage=verdict.stage, code=verdict.code)
+            self._open_until = self._clock() + OPEN_SECONDS
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether it is open on the word of destinations alone, which may be all at fault themselves."""
+        return min(len(self._unreached), len(set(self._unreached.values()))) >= DOMAINS_TO_DOUBT
+
     def opens_again_in(self) -> float:
         """Seconds until a message may try; 0 where one may now."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
@@ -79,21 +105,22 @@ class Router:
 
     def __init__(
         self,
-        providers: Sequence[Provider],
+        providers: rules.Routes | Sequence[Provider],  # without rules all of them are tried in order
         own_domains: Iterable[str],  # settings.mail_domains; "*" is no domain to send to
         local: Provider,
         *,
         is_custom_domain: IsCustomDomain | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._circuits = tuple(Circuit(provider, clock) for provider in providers)
-        self._own_domains = frozenset(_normal(domain) for domain in own_domains if domain != "*")
+        self._routes = providers if isinstance(providers, rules.Routes) else rules.of_providers(providers)
+        self._circuits = tuple(Circuit(provider, clock) for provider in self._routes.providers)
+        self._own_domains = frozenset(rules.normal(domain) for domain in own_domains if domain != "*")
         self._local = Circuit(local, clock)
         self._is_custom_domain = is_custom_domain
 
-    async def providers_for(self, rcpt_to: str) -> tuple[Provider, ...]:
-        """Those to try for a recipient, in order, whatever the state of their circuits."""
-        return tuple(circuit.provider for circuit in await self._circuits_for(rcpt_to))
+    async def providers_for(self, outgoing: Outgoing) -> tuple[Provider, ...]:
+        """Those to try for a message, in order, whatever the state of their circuits."""
+        return tuple(circuit.provider for circuit in await self._circuits_for(outgoing))
 
     async def send(self, outgoing: Outgoing, *, about_to_commit: AboutToCommit | None = None) -> tuple[Try, ...]:
         """Try the providers until one is not itself at fault; never empty, and the last one decides.
@@ -102,13 +129,10 @@ class Router:
         message and nobody refused it: it waits, as if deferred.
         """
         tries: list[Try] = []
-        circuits = await self._circuits_for(outgoing.rcpt_to)
-        for circuit in circuits:
-            if not circuit.admits():
-                continue
+        circuits = await self._circuits_for(outgoing)
+        for circuit in _admitting(circuits):
             verdict = await circuit.provider.send(outgoing, about_to_commit=about_to_commit)
-            if circuit is not self._local and not verdict.of_one_domain:
-                circuit.record(verdict)
+            self._record(circuit, outgoing, verdict)
             tries.append(Try(provider=circuit.provider.name, verdict=verdict))
             if verdict.outcome != "provider_fault":
                 break
@@ -119,8 +143,18 @@ class Router:
         for circuit in (*self._circuits, self._local):
             await circuit.provider.close()
 
-    async def _circuits_for(self, rcpt_to: str) -> tuple[Circuit, ...]:
-        return (self._local,) if await self._is_own(_normal(rcpt_to.rpartition("@")[2])) else self._circuits
+    def _record(self, circuit: Circuit, outgoing: Outgoing, verdict: Verdict) -> None:
+        if circuit is self._local:
+            return
+        if verdict.of_one_domain:
+            circuit.record_at(rules.domain_of(outgoing.rcpt_to), verdict)
+        else:
+            circuit.record(verdict)
+
+    async def _circuits_for(self, outgoing: Outgoing) -> tuple[Circuit, ...]:
+        if await self._is_own(rules.domain_of(outgoing.rcpt_to)):
+            return (self._local,)
+        return tuple(self._circuits[position] for position in self._routes.ways(outgoing))
 
     async def _is_own(self, domain: str) -> bool:
         if domain in self._own_domains:
@@ -128,17 +162,20 @@ class Router:
         return self._is_custom_domain is not None and await self._is_custom_domain(domain)
 
 
-def _normal(domain: str) -> str:
-    """Lower-case A-labels without a dot at the end, so that both ways of writing a domain are one."""
-    domain = domain.lower().rstrip(".")
-    try:
-        return address.Address(local="", domain=domain).ascii_domain
-    except address.InvalidAddress:
-        return domain
+def _admitting(circuits: Sequence[Circuit]) -> Iterator[Circuit]:
+    """Those that a message may try now, asked one after the other; else the first that is merely doubted."""
+    left_alone = True
+    for circuit in circuits:
+        if circuit.admits():
+            left_alone = False
+            yield circuit
+    if left_alone:
+        yield from [circuit for circuit in circuits if circuit.is_doubted][:1]
 
 
 def _nobody(circuits: Sequence[Circuit]) -> Verdict:
     now = datetime.now(UTC)
     wait = min((circuit.opens_again_in() for circuit in circuits), default=None)
-    reply = "no provider is configured (OUTBOUND)" if wait is None else "every provider is being left alone"
+    none = "no provider is configured for it (OUTBOUND, OUTBOUND_ROUTES)"
+    reply = none if wait is None else "every provider is being left alone"
     return Verdict(outcome="deferred", reply=reply, started_at=now, finished_at=now, retry_after=wait)

@@ -149,6 +149,8 @@ class Claimed:
     was_in_data: bool  # an attempt before this one broke off after DATA and nobody knows how it ended
     lease_id: UUID
     mail_from: str
+    author: str  # the address in From
+    tags: list[dict[str, str]]  # name, value
     on_unknown: str
     expires_at: datetime | None
     queued_at: datetime  # created, or scheduled for: the age counts from here
@@ -268,6 +270,8 @@ def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, liste
         was_in_data=row["in_data"],
         lease_id=row["lease_id"],
         mail_from=email["mail_from"],
+        author=email["from_address"],
+        tags=email["tags"],
         on_unknown=email["on_unknown"],
         expires_at=email["expires_at"],
         queued_at=email["scheduled_at"] or email["created_at"],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import settings
+from gateway import settings, sockets
 from gateway.outbound import route
 from gateway.outbound.providers import contract, exchangers, mx, sts, urls
 from gateway.resolving import DnsResolver
@@ -297,6 +297,35 @@ async def test_one_domains_trouble_does_not_close_the_way_to_all_others() -> Non
             assert attempt.verdict.outcome == "deferred"
         [attempt] = await router.send(outgoing.message(rcpt_to="user@living.example"))
         assert attempt.verdict.outcome == "delivered"
+
+
+async def test_where_port_25_is_closed_to_us_everywhere_the_next_provider_takes_over() -> None:
+    """Nobody listens at the port of the domains' hosts; then somebody does.
+
+    With `route.Router._record` leaving out what is said of destinations, as before, the relay was never asked."""
+    zone: dict[str, nameserver.Records] = {
+        f"{name}.example": {"A": [f"127.0.0.{n}"]} for n, name in enumerate("abcd", 2)
+    }
+    clock = [1000.0]
+    with sockets.bind("127.0.0.1", 0, "closed") as held:  # so that nobody else is given the port
+        port = sockets.port_of(held)
+        async with sink.Sink() as relay, directly(zone, port) as provider:
+            by_relay = urls.from_url(relay.url("tls=none"), settings.load())
+            by = route.Router([provider, by_relay], [], provider, clock=lambda: clock[0])
+
+            async def way(name: str) -> tuple[str, str]:
+                last = (await by.send(outgoing.message(rcpt_to=f"user@{name}.example")))[-1]
+                return last.provider.partition(":")[0], last.verdict.outcome
+
+            for name in "aaaab":  # one dead destination, and another
+                assert await way(name) == ("mx", "deferred")
+            assert await way("c") == ("mx", "deferred")
+            assert [await way(name) for name in "abcd"] == [("smtp", "sent")] * 4
+            clock[0] += route.OPEN_SECONDS
+            async with sink.Sink(host="127.0.0.2", port=port):
+                assert [await way(name) for name in "aa"] == [("mx", "delivered")] * 2
+            assert relay.count == 4
+            await by_relay.close()
 
 
 async def test_what_cannot_be_said_is_not_asked_for() -> None:

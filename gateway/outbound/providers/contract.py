@@ -40,6 +40,8 @@ class Outgoing:
     rcpt_to: str  # forward path without <>; exactly one
     raw: bytes  # the message as it is to arrive: CRLF line ends, signed, not dot-stuffed
     smtputf8: bool = False  # its headers need SMTPUTF8 (RFC 6531); non-ASCII addresses need it anyway
+    author: str = ""  # the address in From, by which rules of routing go; empty = the reverse path stands for it
+    tags: tuple[tuple[str, str], ...] = ()  # name and value; for rules of routing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

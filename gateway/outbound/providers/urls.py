@@ -6,6 +6,7 @@ import ipaddress
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from gateway import signatures
@@ -29,6 +30,45 @@ _TLS: Final[dict[str, smtp_session.Tls]] = {
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d")
 _WORD = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _FLAGS: Final = {"0": False, "1": True}
+_COMMON: Final = frozenset({"name", "only"})  # options of every provider
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """A provider of OUTBOUND, and what its URL says of when it is used."""
+
+    provider: Provider
+    scheme: str  # in lower case
+    name: str  # of `?name=`, what rules of routing call it; empty = it has none
+    only_routed: bool  # `?only=routed`: tried where a rule says so, and never else
+
+
+def way(url: str, settings: Settings, resolver: Resolver | None = None) -> Way:
+    """The provider of `from_url`, and the options that all of them have: `name=` and `only=routed`."""
+    bare, options = _without_common(url)
+    provider = from_url(bare, settings, resolver)
+    scheme = url.partition(":")[0].lower()
+    name = options.get("name", "")
+    if "name" in options and not _NAME.fullmatch(name):
+        raise _wrong(scheme, "name= is at most 32 small letters, digits, - and _")
+    return Way(
+        provider=provider,
+        scheme=scheme,
+        name=name,
+        only_routed=_choice(scheme, options, "only", {"routed": True}, False),
+    )
+
+
+def _without_common(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without the options that every provider has, and those; each may stand there once."""
+    base, _, query = url.partition("?")
+    pairs = [pair for pair in query.split("&") if pair]
+    common = [pair.partition("=")[::2] for pair in pairs if pair.partition("=")[0] in _COMMON]
+    left = [pair for pair in pairs if pair.partition("=")[0] not in _COMMON]
+    if len(dict(common)) != len(common):
+        raise ConfigurationError("OUTBOUND: name= and only= stand in a URL at most once")
+    return "?".join([base, *(["&".join(left)] if left else [])]), dict(common)
 
 
 def from_url(url: str, settings: Settings, resolver: Resolver | None = None) -> Provider:
