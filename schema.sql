@@ -330,6 +330,8 @@ create table emails (
   expires_at timestamptz,                             -- not tried after this; null = RETRY_MAX_AGE_SECONDS decides
   source text not null check (source in ('api', 'smtp')),
   created_at timestamptz not null,
+  topic text,                                         -- what its recipients can unsubscribe from; empty = the sender's
+                                                      -- domain; null = nothing: it has no List-Unsubscribe of ours
   primary key (account_id, id)
 );
 
@@ -404,9 +406,11 @@ create table suppressions (
   reason text not null,                               -- bounce, complaint, unsubscribe, manual
   expires_at timestamptz,                             -- null = never
   created_at timestamptz not null default now(),
-  primary key (account_id, address)
+  scope text not null default '',                     -- which mail; empty = all, topic:<name>, domain:<sender's, A-labels>
+  primary key (account_id, address, scope)
 );
-create index suppressions_by_time on suppressions (account_id, created_at, address);   -- lists
+create index suppressions_by_time on suppressions (account_id, created_at, address, scope); -- lists
+create index suppressions_over on suppressions (expires_at) where expires_at is not null;   -- reclaim
 
 create table templates (
   account_id uuid not null references accounts (id) on delete cascade,

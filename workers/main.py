@@ -138,6 +138,7 @@ class Work:
         await housekeeping.forget_keys(database, settings.idempotency_seconds)
         await housekeeping.forget_events(database, settings.event_retention_seconds)
         await housekeeping.forget_callbacks(database, settings.event_retention_seconds)
+        await housekeeping.forget_suppressions(database)
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

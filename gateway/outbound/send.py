@@ -25,7 +25,7 @@ from gateway import errors
 from gateway.mail import address, compose
 from gateway.outbound import signing
 from gateway.settings import Settings
-from gateway.storage import db, emails, events, idempotency, messages
+from gateway.storage import db, emails, events, idempotency, messages, suppressions
 from gateway.storage.committer import Committer
 
 log = structlog.get_logger(__name__)
@@ -64,6 +64,12 @@ class Request:
     on_unknown: str = "retry"  # or "hold"
     on_suppressed: str = "skip"  # or "reject"
     source: str = "api"  # or "smtp"
+    topic: str | None = None  # that recipients can unsubscribe from; empty = the sender's domain; None = nothing
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What a suppression may be about to be about this e-mail."""
+        return suppressions.scopes_of(str(self.from_.address), self.topic)
 
     @property
     def size(self) -> int:
@@ -110,6 +116,7 @@ class Receipt:
 
 
 Answer = Receipt | errors.ApiError  # an error is this submission's own
+Listed = set[tuple[str, str]]  # canonical addresses that are on the suppression list, each with a scope
 
 
 class Outbox:
@@ -291,11 +298,11 @@ class Outbox:
             await emails.add(connection, account_id, new)
         return news
 
-    async def _suppressed(self, connection: db.Connection, account_id: UUID, batch: Sequence[Submission]) -> set[str]:
-        wanted = {
-            mailbox.address.canonical for s in batch for prepared in s.prepared for _, mailbox in _all(prepared.request)
-        }
-        return await emails.suppressed(connection, account_id, sorted(wanted))
+    async def _suppressed(self, connection: db.Connection, account_id: UUID, batch: Sequence[Submission]) -> Listed:
+        requests = [prepared.request for submission in batch for prepared in submission.prepared]
+        wanted = {mailbox.address.canonical for request in requests for _, mailbox in _all(request)}
+        scopes = {scope for request in requests for scope in request.scopes}
+        return await emails.suppressed(connection, account_id, sorted(wanted), sorted(scopes))
 
     async def _find(self, submission: Submission) -> Answer | None:
         """After a COMMIT whose end is unknown. A submission of nothing, or one that was refused, is done again."""
@@ -383,12 +390,16 @@ async def _first(connection: db.Connection, account_id: UUID, once: idempotency.
     return Receipt(answer=first.answer, replayed=True)
 
 
-def _rejection(submission: Submission, suppressed: set[str]) -> errors.ApiError | None:
+def _is_suppressed(request: Request, recipient: address.Mailbox, suppressed: Listed) -> bool:
+    return any((recipient.address.canonical, scope) in suppressed for scope in request.scopes)
+
+
+def _rejection(submission: Submission, suppressed: Listed) -> errors.ApiError | None:
     """Where the caller wants to be told rather than have suppressed recipients left out."""
     for prepared in submission.prepared:
         if prepared.request.on_suppressed != "reject":
             continue
-        listed = [one for one in _all(prepared.request) if one[1].address.canonical in suppressed]
+        listed = [one for one in _all(prepared.request) if _is_suppressed(prepared.request, one[1], suppressed)]
         if listed:
             names = ", ".join(str(mailbox.address) for _, mailbox in listed)
             found = [
@@ -399,7 +410,7 @@ def _rejection(submission: Submission, suppressed: set[str]) -> errors.ApiError 
     return None
 
 
-def _new_email(prepared: Prepared, suppressed: set[str]) -> emails.NewEmail:
+def _new_email(prepared: Prepared, suppressed: Listed) -> emails.NewEmail:
     request = prepared.request
     due_at = request.scheduled_at or datetime.now(UTC)
     recipients = {
@@ -427,13 +438,14 @@ def _new_email(prepared: Prepared, suppressed: set[str]) -> emails.NewEmail:
         scheduled_at=request.scheduled_at,
         expires_at=due_at + timedelta(seconds=request.expires_in) if request.expires_in is not None else None,
         source=request.source,
+        topic=request.topic,
         deliveries=tuple(
             emails.NewDelivery(
                 id=uuid7(),
                 kind=kind,
                 address=as_listed(mailbox.address),
                 domain=mailbox.address.ascii_domain,
-                status="suppressed" if mailbox.address.canonical in suppressed else _first_status(request),
+                status="suppressed" if _is_suppressed(request, mailbox, suppressed) else _first_status(request),
             )
             for kind, mailbox in _all(request)
         ),

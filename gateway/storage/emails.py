@@ -79,6 +79,7 @@ class NewEmail:
     scheduled_at: datetime | None
     expires_at: datetime | None
     source: str  # api, smtp
+    topic: str | None = None  # that its recipients can unsubscribe from; empty = the sender's domain; None = nothing
     deliveries: tuple[NewDelivery, ...]
 
 
@@ -101,6 +102,7 @@ class Email:
     expires_at: datetime | None  # None = the retry schedule decides
     source: str  # api, smtp
     created_at: datetime
+    topic: str | None  # that its recipients can unsubscribe from; empty = the sender's domain; None = nothing
 
     @classmethod
     def from_row(cls, row: Record) -> Email:
@@ -155,7 +157,8 @@ class Claimed:
     expires_at: datetime | None
     queued_at: datetime  # created, or scheduled for: the age counts from here
     canonical: str  # address, as suppression lists have it
-    suppressed: bool  # on the suppression list by now
+    suppressed: bool  # on the suppression list by now, for mail like this one
+    topic: str | None  # that can be unsubscribed from; empty = the sender's domain; None = nothing
     raw: bytes
 
 
@@ -202,6 +205,7 @@ async def add(connection: db.Connection, account_id: UUID, emails: Sequence[NewE
         scheduled_ats=[email.scheduled_at for email in emails],
         expires_ats=[email.expires_at for email in emails],
         sources=[email.source for email in emails],
+        topics=[email.topic for email in emails],
     )
     rows = [(email, delivery) for email in emails for delivery in email.deliveries]
     await sql.add_deliveries.run(
@@ -223,10 +227,12 @@ async def waiting(connection: db.Connection, account_id: UUID, limit: int) -> in
     return count
 
 
-async def suppressed(connection: db.Connection, account_id: UUID, addresses: Sequence[str]) -> set[str]:
-    """Which of these canonical addresses are on the account's suppression list."""
-    rows = await sql.suppressed.fetch(connection, account_id=account_id, addresses=list(addresses))
-    return {row["address"] for row in rows}
+async def suppressed(
+    connection: db.Connection, account_id: UUID, addresses: Sequence[str], scopes: Sequence[str]
+) -> set[tuple[str, str]]:
+    """Which of these canonical addresses are on the account's suppression list, each with which of these scopes."""
+    rows = await sql.suppressed.fetch(connection, account_id=account_id, addresses=list(addresses), scopes=list(scopes))
+    return {(row["address"], row["scope"]) for row in rows}
 
 
 async def due_accounts(connection: db.Connection, limit: int) -> list[UUID]:
@@ -248,7 +254,7 @@ async def claim(
     addresses = sorted(set(canonical.values()))
     found = await sql.claimed_emails.fetch(connection, account_id=account_id, ids=ids, addresses=addresses)
     emails = {row["id"]: row for row in found}
-    listed = set(found[0]["listed"])
+    listed = {(recipient, scope) for scope, _, recipient in (text.partition(" ") for text in found[0]["listed"])}
     return [_claimed(account_id, row, emails[row["email_id"]], canonical[row["id"]], listed) for row in rows]
 
 
@@ -259,7 +265,8 @@ def _canonical(recipient: str) -> str:
         return recipient.lower()
 
 
-def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, listed: set[str]) -> Claimed:
+def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, listed: set[tuple[str, str]]) -> Claimed:
+    scopes = suppressions.scopes_of(email["from_address"], email["topic"])
     return Claimed(
         account_id=account_id,
         id=row["id"],
@@ -276,7 +283,8 @@ def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, liste
         expires_at=email["expires_at"],
         queued_at=email["scheduled_at"] or email["created_at"],
         canonical=canonical,
-        suppressed=canonical in listed,
+        suppressed=any((canonical, scope) in listed for scope in scopes),
+        topic=email["topic"],
         raw=email["raw"],
     )
 

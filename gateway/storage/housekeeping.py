@@ -6,7 +6,7 @@ may run twice at once or die at any point: whatever is left is found again the n
     expire      marks mailboxes whose time is up, with their events; bookkeeping, for no mail depends on it
     reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
     empty_void  removes mail that was dropped
-    forget      removes old idempotency keys and callbacks, and the beginnings of event logs
+    forget      removes old idempotency keys and callbacks, suppressions that are over, and the beginnings of event logs
 """
 
 from __future__ import annotations
@@ -19,11 +19,22 @@ from uuid import UUID
 import prometheus_client
 import structlog
 
-from gateway.storage import accounts, callbacks, db, events, idempotency, judgements, mailboxes, messages
+from gateway.storage import (
+    accounts,
+    callbacks,
+    db,
+    events,
+    idempotency,
+    judgements,
+    mailboxes,
+    messages,
+    suppressions,
+)
 
 log = structlog.get_logger(__name__)
 
-# what: "mailbox" (expired), "reclaimed" (mailboxes), "message", "void", "event", "callback", "idempotency_key"
+# what: "mailbox" (expired), "reclaimed" (mailboxes), "message", "void", "event", "callback", "idempotency_key",
+# "suppression"
 SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping changed or removed", ["what"])
 
 EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
@@ -139,6 +150,11 @@ async def forget_callbacks(database: db.Database, retention: float) -> int:
 async def forget_keys(database: db.Database, seconds: float) -> int:
     """Remove idempotency keys older than `seconds`; how many."""
     return await _forget(database, idempotency.forget, seconds, what="idempotency_key")
+
+
+async def forget_suppressions(database: db.Database) -> int:
+    """Remove suppressions whose time is over; how many. They did not count any more."""
+    return await _forget(database, suppressions.forget, 0, what="suppression")
 
 
 async def _forget(database: db.Database, forget: Forget, seconds: float, *, what: str) -> int:

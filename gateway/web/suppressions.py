@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -27,11 +27,16 @@ MAX_LINES: Final = 100_000  # of one import
 MAX_LINE_BYTES: Final = 4096
 MAX_IMPORT_BYTES: Final = 33_554_432
 MAX_PROBLEMS: Final = 1000  # of one import's lines that its answer tells
-COLUMNS: Final = ("address", "reason", "expires_at")  # of a CSV that does not name its own
-_cursors: Final[models.Cursor[tuple[datetime, str]]] = models.Cursor(tuple[Time, str])
+COLUMNS: Final = ("address", "reason", "expires_at", "scope")  # of a CSV that does not name its own
+_cursors: Final[models.Cursor[tuple[datetime, str, str]]] = models.Cursor(tuple[Time, str, str])
 _encode: Final = msgspec.json.Encoder().encode
 
 Reason = Literal["bounce", "complaint", "unsubscribe", "manual"]
+SCOPE: Final = (
+    "Which mail: empty = all of the account's, `topic:<name>` = e-mails that offer to unsubscribe from that topic, "
+    "`domain:<name>` = e-mails from that very domain"
+)
+Scope = Annotated[str, Field(max_length=262, description=SCOPE), AfterValidator(suppressions.read_scope)]
 
 
 class NewSuppression(Input):
@@ -40,6 +45,7 @@ class NewSuppression(Input):
     address: str = Field(max_length=320)
     reason: Reason = "manual"
     expires_at: Time | None = Field(None, description="null = never")
+    scope: Scope = ""
 
 
 class Suppression(Output):
@@ -49,6 +55,7 @@ class Suppression(Output):
     reason: Reason
     expires_at: Time | None
     created_at: Time
+    scope: str = Field(description=SCOPE)
 
 
 class SuppressionsQuery(ListQuery):
@@ -56,9 +63,16 @@ class SuppressionsQuery(ListQuery):
 
     reason: Reason | None = None
     address: str | None = Field(None, max_length=320, description="This one, if it is on the list")
+    scope: Scope | None = None
 
 
-class AddressQuery(Input):
+class ScopeQuery(Input):
+    """For which mail."""
+
+    scope: Scope = ""
+
+
+class AddressQuery(ScopeQuery):
     """Which one."""
 
     address: str = Field(max_length=320)
@@ -134,34 +148,37 @@ class Suppressions:
                 after=_cursors.decode(query.cursor) if query.cursor else None,
                 reason=query.reason,
                 address=_canonical(query.address) if query.address is not None else None,
+                scope=query.scope,
                 limit=query.limit + 1,
                 ascending=query.order == "asc",
             )
-        return models.page(found, query.limit, _shown, lambda one: _cursors.encode((one.created_at, one.address)))
+        return models.page(
+            found, query.limit, _shown, lambda one: _cursors.encode((one.created_at, one.address, one.scope))
+        )
 
-    async def get(self, caller: Caller, address: str) -> Suppression:
+    async def get(self, caller: Caller, address: str, query: ScopeQuery) -> Suppression:
         """One of them."""
         async with self._gateway.database.connection() as connection:
-            found = await suppressions.get(connection, caller.account_id, _named(address))
+            found = await suppressions.get(connection, caller.account_id, _named(address), query.scope)
         if found is None:
             raise errors.NotFound
         return _shown(found)
 
-    async def delete(self, caller: Caller, address: str) -> None:
-        """Write to it again. What was suppressed before is not sent."""
+    async def delete(self, caller: Caller, address: str, query: ScopeQuery) -> None:
+        """Write to it again. What was suppressed before is not sent, and what other scopes say of it stays."""
         async with self._gateway.database.transaction() as connection:
-            if not await suppressions.delete(connection, caller.account_id, _named(address)):
+            if not await suppressions.delete(connection, caller.account_id, _named(address), query.scope):
                 raise errors.NotFound
 
     async def delete_named(self, caller: Caller, query: AddressQuery) -> None:
         """The same for addresses that do not fit into a path, such as those with a slash."""
-        await self.delete(caller, query.address)
+        await self.delete(caller, query.address, query)
 
     async def import_(self, caller: Caller, request: Request) -> Imported:
         """Add a whole list: up to 100,000 lines, each a JSON object as for one address, or CSV (`text/csv`).
 
-        CSV has the columns address, reason, expires_at, or those that its first line names. Lines that are wrong are
-        told and left out. An import that breaks off has listed what came before; the same again changes nothing.
+        CSV has the columns address, reason, expires_at, scope, or those that its first line names. Lines that are wrong
+        are told and left out. An import that breaks off has listed what came before; the same again changes nothing.
         """
         content_type = request.headers.get("content-type", "")
         read = _Csv().read if content_type.partition(";")[0].strip().lower() == "text/csv" else _json_line
@@ -175,7 +192,7 @@ class Suppressions:
 
     async def export(self, caller: Caller) -> Response:
         """The whole list by address, one JSON object a line; what changes meanwhile may be in it or not."""
-        first = await self._behind(caller.account_id, "")
+        first = await self._behind(caller.account_id, ("", ""))
         return StreamingResponse(self._lines(caller.account_id, first), media_type=NDJSON)
 
     async def _lines(self, account_id: UUID, found: Sequence[suppressions.Suppression]) -> AsyncIterator[bytes]:
@@ -183,9 +200,9 @@ class Suppressions:
             yield b"".join(_line(one) for one in found)
             if len(found) < SLICE:
                 return
-            found = await self._behind(account_id, found[-1].address)
+            found = await self._behind(account_id, (found[-1].address, found[-1].scope))
 
-    async def _behind(self, account_id: UUID, after: str) -> Sequence[suppressions.Suppression]:
+    async def _behind(self, account_id: UUID, after: tuple[str, str]) -> Sequence[suppressions.Suppression]:
         async with self._gateway.database.connection() as connection:
             return await suppressions.behind(connection, account_id, after, SLICE)
 
@@ -206,7 +223,9 @@ def _named(text: str) -> str:
 
 
 def _wish(body: NewSuppression) -> suppressions.Wish:
-    return suppressions.Wish(address=_canonical(body.address), reason=body.reason, expires_at=body.expires_at)
+    return suppressions.Wish(
+        address=_canonical(body.address), reason=body.reason, expires_at=body.expires_at, scope=body.scope
+    )
 
 
 def _shown(one: suppressions.Suppression) -> Suppression:
@@ -215,12 +234,13 @@ def _shown(one: suppressions.Suppression) -> Suppression:
         reason=one.reason,
         expires_at=one.expires_at,
         created_at=one.created_at,
+        scope=one.scope,
     )
 
 
 def _line(one: suppressions.Suppression) -> bytes:
     expires_at = one.expires_at.astimezone(UTC) if one.expires_at else None
-    shown = {"address": one.address, "reason": one.reason, "expires_at": expires_at}
+    shown = {"address": one.address, "scope": one.scope, "reason": one.reason, "expires_at": expires_at}
     return _encode(shown | {"created_at": one.created_at.astimezone(UTC)}) + b"\n"
 
 
@@ -241,16 +261,17 @@ class _Import:
         self._problems: list[BadLine] = []
 
     def wishes(self, lines: Lines) -> dict[int, suppressions.Wish]:
-        """What a slice asks for, by number of line; of several lines about an address the last one."""
-        last: dict[str, tuple[int, suppressions.Wish]] = {}
+        """What a slice asks for, by number of line; of several lines about an address and scope the last one."""
+        last: dict[tuple[str, str], tuple[int, suppressions.Wish]] = {}
         for raw in lines:
             self._line += 1
             if self._line > MAX_LINES:
                 raise errors.PayloadTooLarge(f"More than {MAX_LINES:,} lines; those before are on the list.")
             wish = self._wish(raw)
             if wish is not None:
-                self._imported += wish.address in last
-                last[wish.address] = (self._line, wish)
+                about = (wish.address, wish.scope)
+                self._imported += about in last
+                last[about] = (self._line, wish)
         return dict(last.values())
 
     def _wish(self, raw: bytes) -> suppressions.Wish | None:
@@ -268,10 +289,10 @@ class _Import:
 
     def note(self, wishes: dict[int, suppressions.Wish], stored: Sequence[suppressions.Suppression]) -> None:
         """What the database made of a slice."""
-        listed = {one.address for one in stored}
+        listed = {(one.address, one.scope) for one in stored}
         self._imported += len(listed)
         for line, wish in wishes.items():
-            if wish.address not in listed:
+            if (wish.address, wish.scope) not in listed:
                 self._fail(line, "expires_at: is over already")
 
     def _fail(self, line: int, message: str) -> None:

@@ -218,3 +218,25 @@ async def test_old_idempotency_keys_are_forgotten(database: db.Database, account
         await connection.execute(insert, account_id)
     assert await housekeeping.forget_keys(database, 5.5 * 3600) == 5
     assert await rows.count(database, "select count(*) from idempotency_keys") == 5
+
+
+async def test_suppressions_that_are_over_are_swept_by_several_at_once_and_none_that_counts(
+    database: db.Database,
+) -> None:
+    """Negative control: with only "it has an end" left of `expires_at <= :before` in `suppressions.forget`, 72 rows
+    went instead of 56, and it failed."""
+    ids = [await rows.account(database) for _ in range(4)]
+    insert = (
+        "insert into suppressions (account_id, address, reason, scope, expires_at)"
+        " select $1, n || '@x.example', 'manual', scope, statement_timestamp() + cast($3 as interval) * n"
+        " from generate_series(1, 7) n, unnest(cast($2 as text[])) scope"
+    )
+    async with database.connection() as connection:
+        for id in ids:
+            await connection.execute(insert, id, ["", "topic:news"], timedelta(hours=-1))
+            await connection.execute(insert, id, ["topic:other"], timedelta(hours=1))
+            await connection.execute(insert, id, ["domain:x.example"], None)
+    swept = await asyncio.gather(*(housekeeping.forget_suppressions(database) for _ in range(3)))
+    assert sum(swept) + await housekeeping.forget_suppressions(database) == 4 * 7 * 2
+    left = "select count(*) from suppressions where scope in ('topic:other', 'domain:x.example')"
+    assert await rows.count(database, left) == await rows.count(database, "select count(*) from suppressions") == 56

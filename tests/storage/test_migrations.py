@@ -90,7 +90,7 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
         *("accounts.create", "accounts.first", "accounts.by_name", "accounts.voids", "accounts.credential"),
         *("mailboxes.routes", "mailboxes.due_accounts", "mailboxes.gone", "emails.due_accounts"),
         *("domains.find", "domains.hold_owner", "domains.holder", "domains.take_turn"),
-        *("idempotency.old_accounts", "webhooks.due_accounts", "webhooks.hearing"),
+        *("idempotency.old_accounts", "suppressions.over_accounts", "webhooks.due_accounts", "webhooks.hearing"),
         *("callbacks.keep", "callbacks.delivery_of", "callbacks.use", "callbacks.waiting", "callbacks.forget"),
         *("search.by_index", "search.behind", "judgements.unjudged", "judgements.due_accounts"),
     }

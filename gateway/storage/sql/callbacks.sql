@@ -33,7 +33,8 @@ where d.account_id = :account_id and d.id = :id
 
 -- suppress: an address that is not to be written to again; an entry that is there stays as it is, unless it has ended
 insert into suppressions as s (account_id, address, reason) values (:account_id, :address, :reason)
-on conflict (account_id, address) do update set reason = excluded.reason, expires_at = excluded.expires_at, created_at = excluded.created_at
+on conflict (account_id, address, scope) do update
+set reason = excluded.reason, expires_at = excluded.expires_at, created_at = excluded.created_at
 where s.expires_at <= statement_timestamp()
 
 -- forget: one slice of those that are older than this

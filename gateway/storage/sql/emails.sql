@@ -1,14 +1,15 @@
 -- add_emails: one account's e-mails of a batch
 insert into emails (account_id, id, from_name, from_address, mail_from, recipients, subject, message_id, tags, metadata, size, on_unknown,
-  scheduled_at, expires_at, source, created_at)
+  scheduled_at, expires_at, source, topic, created_at)
 select :account_id, u.id, u.from_name, u.from_address, u.mail_from, cast(u.recipients as jsonb), u.subject, u.message_id,
-  cast(u.tags as jsonb), cast(u.metadata as jsonb), u.size, u.on_unknown, u.scheduled_at, u.expires_at, u.source, statement_timestamp()
+  cast(u.tags as jsonb), cast(u.metadata as jsonb), u.size, u.on_unknown, u.scheduled_at, u.expires_at, u.source, u.topic,
+  statement_timestamp()
 from unnest(cast(:ids as uuid[]), cast(:from_names as text[]), cast(:from_addresses as text[]), cast(:mail_froms as text[]),
   cast(:recipients as text[]), cast(:subjects as text[]), cast(:message_ids as text[]), cast(:tags as text[]), cast(:metadata as text[]),
   cast(:sizes as integer[]), cast(:on_unknowns as text[]), cast(:scheduled_ats as timestamptz[]), cast(:expires_ats as timestamptz[]),
-  cast(:sources as text[]))
+  cast(:sources as text[]), cast(:topics as text[]))
   as u (id, from_name, from_address, mail_from, recipients, subject, message_id, tags, metadata, size, on_unknown, scheduled_at,
-  expires_at, source)
+  expires_at, source, topic)
 
 -- add_deliveries: their recipients; due at once, at the scheduled time, or never (suppressed)
 insert into deliveries (account_id, id, email_id, kind, address, domain, status, due_at, created_at, updated_at)
@@ -20,9 +21,9 @@ from unnest(cast(:ids as uuid[]), cast(:email_ids as uuid[]), cast(:kinds as tex
 -- waiting: how many of an account's recipients wait to be sent to, counted up to a limit
 select count(*) from (select 1 from deliveries d where d.account_id = :account_id and d.due_at is not null limit :limit) w
 
--- suppressed: which of these addresses are not to be written to
-select s.address from suppressions s
-where s.account_id = :account_id and s.address = any(cast(:addresses as text[]))
+-- suppressed: which of these addresses are not to be written to, and with which of these scopes
+select s.address, s.scope from suppressions s
+where s.account_id = :account_id and s.address = any(cast(:addresses as text[])) and s.scope = any(cast(:scopes as text[]))
   and (s.expires_at is null or s.expires_at > statement_timestamp())
 
 -- due_accounts: accounts with somebody to write to now; looks, locks nothing
@@ -42,9 +43,10 @@ set status = 'sending', lease_id = :lease_id, due_at = statement_timestamp() + m
 from due where d.account_id = :account_id and d.id = due.id
 returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_id
 
--- claimed_emails: what is to be sent to them; `listed` are those of the addresses that are not to be written to by now
-select e.id, e.mail_from, e.from_address, e.tags, e.on_unknown, e.expires_at, e.created_at, e.scheduled_at, c.raw,
-  array(select s.address from suppressions s where s.account_id = :account_id and s.address = any(cast(:addresses as text[]))
+-- claimed_emails: what is to be sent to them; `listed` are those of the addresses that are not to be written to by now,
+-- each behind its scope and a space
+select e.id, e.mail_from, e.from_address, e.tags, e.on_unknown, e.expires_at, e.created_at, e.scheduled_at, e.topic, c.raw,
+  array(select s.scope || ' ' || s.address from suppressions s where s.account_id = :account_id and s.address = any(cast(:addresses as text[]))
     and (s.expires_at is null or s.expires_at > statement_timestamp())) as listed
 from emails e join contents c on c.account_id = e.account_id and c.id = e.id
 where e.account_id = :account_id and e.id = any(cast(:ids as uuid[]))
