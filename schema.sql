@@ -353,6 +353,8 @@ create table deliveries (                             -- one recipient of an e-m
   reply text,                                         -- last thing the peer said
   created_at timestamptz not null,
   updated_at timestamptz not null,
+  waits_since timestamptz,                            -- when it was first due, or its sender last asked for a retry
+  delayed_told_at timestamptz,                        -- when email.delayed was told; null = never
   primary key (account_id, id),
   foreign key (account_id, email_id) references emails (account_id, id) on delete cascade
 );
@@ -360,6 +362,8 @@ create index deliveries_by_email on deliveries (account_id, email_id, id);
 create index deliveries_due on deliveries (due_at) where due_at is not null;           -- accounts with due work
 create index deliveries_due_of_account on deliveries (account_id, due_at) where due_at is not null; -- claims, MAX_QUEUED
 create index deliveries_by_address on deliveries (account_id, address, email_id desc); -- GET /v1/emails?to=
+create index deliveries_late on deliveries (waits_since)                               -- who waits too long and was not told of;
+  where due_at is not null and lease_id is null and delayed_told_at is null;           -- no claim and no last verdict writes here
 
 create table attempts (                               -- append-only, one row an attempt at one recipient
   account_id uuid not null,

@@ -138,6 +138,15 @@ class Settings(BaseSettings):
     )
     retry_max_age_seconds: int = Field(172_800, ge=1, description="The last attempt is made at this age, then `failed`")
     retry_jitter: float = Field(0.2, ge=0, le=0.9, description="Share by which each wait is spread, both ways")
+    delay_warning_seconds: int = Field(
+        14_400, ge=0, description="A recipient that waits for longer is told of, once (email.delayed); 0 = never"
+    )
+    email_retention_seconds: int = Field(
+        7_776_000, ge=0, description="How long an e-mail is kept after the last of its recipients' ends; 0 = for ever"
+    )
+    attempt_retention_seconds: int = Field(
+        3_888_000, ge=0, description="How long attempts at delivery are kept, with their dialogues; 0 = for ever"
+    )
     lease_seconds: float = Field(20, gt=0, description="A worker's claim on a delivery; after it another may take over")
     heartbeat_seconds: float = Field(5, gt=0, description="How often a worker renews its claims")
     outbound_concurrency: int = Field(50, ge=1, description="Deliveries under way at once in one worker")
@@ -172,7 +181,9 @@ class Settings(BaseSettings):
         SecretStr(""), description="Bearer token for /metrics; empty = an admin key is needed"
     )
     drain_seconds: float = Field(25, ge=0, description="Time that running work has to end after SIGTERM")
-    expiry_interval_seconds: float = Field(60, gt=0, description="How often expired mailboxes are marked")
+    expiry_interval_seconds: float = Field(
+        60, gt=0, description="How often expired mailboxes are marked, and delays told"
+    )
     sweep_interval_seconds: float = Field(1, gt=0, description="How often workers look for work that lost its nudge")
     reclaim_interval_seconds: float = Field(60, gt=0, description="How often expired rows are removed")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")

@@ -69,6 +69,7 @@ class Work:
             _every(HEARING_SECONDS, self._learn_who_hears),
             _every(UNREAD_SECONDS_ALONE, self._index),
             _every(settings.expiry_interval_seconds, self._expire),
+            _every(settings.expiry_interval_seconds, self._tell_late),
             _every(settings.reclaim_interval_seconds, self._reclaim),
             *([run_forever(self._arq)] if settings.redis_url else []),
         ]
@@ -131,6 +132,11 @@ class Work:
         async for account_id in housekeeping.expire(self._gateway.database):
             self._gateway.tell([account_id])
 
+    async def _tell_late(self) -> None:
+        if seconds := self._settings.delay_warning_seconds:
+            async for account_id in housekeeping.tell_late(self._gateway.database, seconds):
+                self._gateway.tell([account_id])
+
     async def _reclaim(self) -> None:
         database, settings = self._gateway.database, self._settings
         await housekeeping.reclaim(database, settings.retention_seconds)
@@ -139,6 +145,10 @@ class Work:
         await housekeeping.forget_events(database, settings.event_retention_seconds)
         await housekeeping.forget_callbacks(database, settings.event_retention_seconds)
         await housekeeping.forget_suppressions(database)
+        if settings.email_retention_seconds:
+            await housekeeping.forget_emails(database, settings.email_retention_seconds)
+        if settings.attempt_retention_seconds:
+            await housekeeping.forget_attempts(database, settings.attempt_retention_seconds)
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

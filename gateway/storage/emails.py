@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -130,6 +131,8 @@ class Delivery:
     reply: str | None  # last thing the peer said
     created_at: datetime
     updated_at: datetime
+    waits_since: datetime | None  # first due, or retried by its sender; None = never due
+    delayed_told_at: datetime | None  # None = never
 
     @classmethod
     def from_row(cls, row: Record) -> Delivery:
@@ -155,7 +158,7 @@ class Claimed:
     tags: list[dict[str, str]]  # name, value
     on_unknown: str
     expires_at: datetime | None
-    queued_at: datetime  # created, or scheduled for: the age counts from here
+    queued_at: datetime  # first due, or retried by its sender: the age counts from here
     canonical: str  # address, as suppression lists have it
     suppressed: bool  # on the suppression list by now, for mail like this one
     topic: str | None  # that can be unsubscribed from; empty = the sender's domain; None = nothing
@@ -281,7 +284,7 @@ def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, liste
         tags=email["tags"],
         on_unknown=email["on_unknown"],
         expires_at=email["expires_at"],
-        queued_at=email["scheduled_at"] or email["created_at"],
+        queued_at=row["waits_since"] or email["scheduled_at"] or email["created_at"],
         canonical=canonical,
         suppressed=any((canonical, scope) in listed for scope in scopes),
         topic=email["topic"],
@@ -419,6 +422,36 @@ async def _choose(connection: db.Connection, account_id: UUID, email_id: UUID, s
 async def _tell(connection: db.Connection, account_id: UUID, email_id: UUID, kind: str, data: dict[str, Any]) -> None:
     body = events.encode({"id": email_id, **data})
     await events.append(connection, account_id, [events.NewEvent(type=kind, email_id=email_id, data=body)])
+
+
+async def late(connection: db.Connection, seconds: float, limit: int) -> dict[UUID, list[UUID]]:
+    """Recipients by account that wait for more than so many seconds and were not told of."""
+    found: dict[UUID, list[UUID]] = defaultdict(list)
+    for row in await sql.late.fetch(connection, seconds=seconds, limit=limit):
+        found[row["account_id"]].append(row["id"])
+    return found
+
+
+async def tell_late(connection: db.Connection, account_id: UUID, ids: Sequence[UUID], seconds: float) -> int:
+    """Tell of those that still wait, each once: the mark and the event are one transaction. How many."""
+    rows = await sql.mark_late.fetch(connection, account_id=account_id, ids=list(ids), seconds=seconds)
+    if rows:
+        await events.append(connection, account_id, [_delayed(row) for row in sorted(rows, key=itemgetter("id"))])
+    return len(rows)
+
+
+def _delayed(row: Record) -> events.NewEvent:
+    data = {
+        "id": row["email_id"],
+        "recipient": row["address"],
+        "status": row["status"],
+        "attempt": row["attempts"],
+        "reply": row["reply"],
+        "provider": row["provider"] or None,
+        "next_attempt_in": max(0.0, float(row["due_in"])),
+        "waits_since": row["waits_since"].astimezone(UTC),
+    }
+    return events.NewEvent(type="email.delayed", email_id=row["email_id"], data=events.encode(data))
 
 
 async def get(connection: db.Connection, account_id: UUID, email_id: UUID) -> Email | None:

@@ -1,16 +1,18 @@
-"""What the clock does: mailboxes expire, what is over is removed, what is old is forgotten.
+"""What the clock does: mailboxes expire, delays are told, what is over is removed, what is old is forgotten.
 
 SQL only, in bounded slices, each its own transaction, so that no live mail waits long behind any of it. Every function
 may run twice at once or die at any point: whatever is left is found again the next time.
 
     expire      marks mailboxes whose time is up, with their events; bookkeeping, for no mail depends on it
+    tell_late   tells of recipients that wait for long, once
     reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
     empty_void  removes mail that was dropped
-    forget      removes old idempotency keys and callbacks, suppressions that are over, and the beginnings of event logs
+    forget      removes old idempotency keys, callbacks, suppressions, attempts, e-mails and beginnings of event logs
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -23,28 +25,34 @@ from gateway.storage import (
     accounts,
     callbacks,
     db,
+    deliveries,
+    emails,
     events,
     idempotency,
     judgements,
     mailboxes,
     messages,
+    old_emails,
     suppressions,
 )
 
 log = structlog.get_logger(__name__)
 
-# what: "mailbox" (expired), "reclaimed" (mailboxes), "message", "void", "event", "callback", "idempotency_key",
-# "suppression"
+# what: "mailbox" (expired), "late" (recipients told of), "reclaimed" (mailboxes), "message", "void", "event",
+# "callback", "idempotency_key", "suppression", "email", "attempt"
 SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping changed or removed", ["what"])
 
 EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
 RECLAIM_SLICE: Final = 500  # messages of one statement; each may be megabytes
-FORGET_SLICE: Final = 2000  # events, keys
+LATE_SLICE: Final = 1000  # recipients told of in one look
+EMAIL_SLICE: Final = 200  # e-mails of one transaction; each may be megabytes
+FORGET_SLICE: Final = 2000  # events, keys, attempts
 ACCOUNTS: Final = 2000  # rows looked at to find accounts with work
 VOID_SECONDS: Final = 600  # how long dropped mail lies
 
 
 Forget = Callable[[db.Connection, datetime, int], Awaitable[int]]  # before, slice -> rows removed
+Slice = Callable[[db.Connection, UUID, UUID], Awaitable[tuple[int, UUID | None]]]  # account, after -> removed, last
 
 
 async def expire(database: db.Database) -> AsyncIterator[UUID]:
@@ -69,6 +77,23 @@ async def _expire_account(database: db.Database, account_id: UUID) -> AsyncItera
             return
         SWEPT.labels("mailbox").inc(count)
         yield count
+
+
+async def tell_late(database: db.Database, seconds: float) -> AsyncIterator[UUID]:
+    """Tell of recipients that wait for more than so many seconds; yields the accounts whose logs grew."""
+    while True:
+        async with database.connection() as connection:
+            late = await emails.late(connection, seconds, LATE_SLICE)
+        told = 0
+        for account_id in sorted(late):
+            async with database.transaction() as connection:
+                count = await emails.tell_late(connection, account_id, late[account_id], seconds)
+            if count:
+                told += count
+                yield account_id
+        SWEPT.labels("late").inc(told)
+        if not told:
+            return
 
 
 async def reclaim(database: db.Database, retention: float) -> int:
@@ -168,3 +193,56 @@ async def _forget(database: db.Database, forget: Forget, seconds: float, *, what
         if not count:
             SWEPT.labels(what).inc(removed)
             return removed
+
+
+async def forget_emails(database: db.Database, seconds: float) -> int:
+    """Remove e-mails that came to their end more than `seconds` ago, whole; how many."""
+    until, removed = old_emails.until(seconds), 0
+
+    async def slice_of(connection: db.Connection, account_id: UUID, after: UUID) -> tuple[int, UUID | None]:
+        return await old_emails.remove(
+            connection, account_id, after=after, until=until, seconds=seconds, limit=EMAIL_SLICE
+        )
+
+    async for account_id in _each(database, functools.partial(old_emails.accounts_with_emails, until=until)):
+        removed += await _walk(database, account_id, slice_of)
+    SWEPT.labels("email").inc(removed)
+    return removed
+
+
+async def forget_attempts(database: db.Database, seconds: float) -> int:
+    """Remove attempts, dialogues and all, that were made more than `seconds` ago; how many."""
+    until, removed = deliveries.first_id(datetime.now(UTC) - timedelta(seconds=seconds)), 0
+
+    async def slice_of(connection: db.Connection, account_id: UUID, after: UUID) -> tuple[int, UUID | None]:
+        return await old_emails.remove_attempts(connection, account_id, after=after, until=until, limit=FORGET_SLICE)
+
+    async for account_id in _each(database, functools.partial(old_emails.accounts_with_attempts, until=until)):
+        removed += await _walk(database, account_id, slice_of)
+    SWEPT.labels("attempt").inc(removed)
+    return removed
+
+
+async def _each(database: db.Database, accounts_after: Callable[..., Awaitable[list[UUID]]]) -> AsyncIterator[UUID]:
+    """The accounts that a look finds, in the order of ids."""
+    last = UUID(int=0)
+    while True:
+        async with database.connection() as connection:
+            found = await accounts_after(connection, after=last, limit=ACCOUNTS)
+        for account_id in found:
+            yield account_id
+        if len(found) < ACCOUNTS:
+            return
+        last = found[-1]
+
+
+async def _walk(database: db.Database, account_id: UUID, slice_of: Slice) -> int:
+    """All of an account, slice by slice, each a transaction of its own; rows removed."""
+    removed, after = 0, UUID(int=0)
+    while True:
+        async with database.transaction() as connection:
+            count, last = await slice_of(connection, account_id, after)
+        removed += count
+        if last is None:
+            return removed
+        after = last

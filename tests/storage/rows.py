@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -111,6 +113,26 @@ async def until_it_waits(database: db.Database, task: asyncio.Task[Any], *, wait
     query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     while not task.done() and await count(database, query) < waiting:
         pass
+
+
+@contextlib.asynccontextmanager
+async def held(database: db.Database, write: Callable[[db.Connection], Awaitable[Any]]) -> AsyncIterator[None]:
+    """Somebody else's transaction that has written, and is committed at the end."""
+    written, may_commit = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with database.transaction() as connection:
+            await write(connection)
+            written.set()
+            await may_commit.wait()
+
+    holding = asyncio.create_task(hold())
+    await written.wait()
+    try:
+        yield
+    finally:
+        may_commit.set()
+        await holding
 
 
 def delivery(status: str = "queued", address: str = "c@d.example") -> emails.NewDelivery:

@@ -12,8 +12,9 @@ from unnest(cast(:ids as uuid[]), cast(:from_names as text[]), cast(:from_addres
   expires_at, source, topic)
 
 -- add_deliveries: their recipients; due at once, at the scheduled time, or never (suppressed)
-insert into deliveries (account_id, id, email_id, kind, address, domain, status, due_at, created_at, updated_at)
+insert into deliveries (account_id, id, email_id, kind, address, domain, status, due_at, waits_since, created_at, updated_at)
 select :account_id, u.id, u.email_id, u.kind, u.address, u.domain, cast(u.status as delivery_status),
+  case u.status when 'queued' then statement_timestamp() when 'scheduled' then u.scheduled_at end,
   case u.status when 'queued' then statement_timestamp() when 'scheduled' then u.scheduled_at end, statement_timestamp(), statement_timestamp()
 from unnest(cast(:ids as uuid[]), cast(:email_ids as uuid[]), cast(:kinds as text[]), cast(:addresses as text[]), cast(:domains as text[]),
   cast(:statuses as text[]), cast(:scheduled_ats as timestamptz[])) as u (id, email_id, kind, address, domain, status, scheduled_at)
@@ -41,7 +42,7 @@ update deliveries d
 set status = 'sending', lease_id = :lease_id, due_at = statement_timestamp() + make_interval(secs => :lease_seconds),
   attempts = d.attempts + 1, updated_at = statement_timestamp()
 from due where d.account_id = :account_id and d.id = due.id
-returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_id
+returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_id, d.waits_since
 
 -- claimed_emails: what is to be sent to them; `listed` are those of the addresses that are not to be written to by now,
 -- each behind its scope and a space
@@ -85,13 +86,34 @@ values (:account_id, :id, :id, :id, 0, '', statement_timestamp(), statement_time
 on conflict (account_id, id) do nothing returning t.id
 
 -- lock: an e-mail's recipients for a change by the caller
-select d.id, d.status, d.attempts from deliveries d where d.account_id = :account_id and d.email_id = :email_id order by d.id for update
+select d.id, d.status, d.address from deliveries d where d.account_id = :account_id and d.email_id = :email_id order by d.id for update
 
--- set_status: recipients change by the caller's word: canceled (never due), queued again (due now), scheduled anew
+-- set_status: recipients change by the caller's word: canceled (never due), queued again (due now), scheduled anew. Who was
+-- put off has waited all along; who was given up or held waits from now on
 update deliveries d
 set status = cast(:status as delivery_status), lease_id = null, in_data = false, updated_at = statement_timestamp(),
+  waits_since = case when cast(:status as text) = 'scheduled' then cast(:scheduled_at as timestamptz)
+    when cast(:status as text) = 'queued' and d.status <> 'deferred' then statement_timestamp() else d.waits_since end,
   due_at = case cast(:status as text) when 'queued' then statement_timestamp() when 'scheduled' then cast(:scheduled_at as timestamptz) end
 where d.account_id = :account_id and d.id = any(cast(:ids as uuid[]))
+
+-- late: recipients that nobody has in hand and that wait for longer than so many seconds, and were not told of; locks nothing
+select d.account_id, d.id from deliveries d
+where d.due_at is not null and d.lease_id is null and d.delayed_told_at is null
+  and d.waits_since <= statement_timestamp() - make_interval(secs => :seconds)
+order by d.waits_since limit :limit
+
+-- mark_late: those of one account that still do; whoever is at one of them now tells of it, or it is found again
+with late as materialized (
+  select l.id from deliveries l
+  where l.account_id = :account_id and l.id = any(cast(:ids as uuid[])) and l.due_at is not null and l.lease_id is null
+    and l.delayed_told_at is null and l.waits_since <= statement_timestamp() - make_interval(secs => :seconds)
+  order by l.id for update skip locked
+)
+update deliveries d set delayed_told_at = statement_timestamp()
+from late where d.account_id = :account_id and d.id = late.id
+returning d.id, d.email_id, d.address, d.status, d.attempts, d.reply, d.provider, d.waits_since,
+  extract(epoch from d.due_at - statement_timestamp()) as due_in
 
 -- set_schedule: an e-mail's new time; its end keeps its distance
 update emails e set scheduled_at = :scheduled_at, expires_at = e.expires_at + (:scheduled_at - e.scheduled_at)

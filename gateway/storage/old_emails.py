@@ -1,0 +1,78 @@
+"""E-mails and attempts that are old: found in slices, by the time in their ids, and removed where they are over.
+
+An e-mail is over when all of its recipients came to their end (and none is held as `unknown`) longer ago than the
+retention. Attempts go before their e-mail, by an age of their own, but not those of a recipient that is not at its end.
+Events, statistics and idempotency keys are others' and stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from asyncpg import Record
+
+from gateway.storage import callbacks, db, deliveries
+from gateway.storage.sql import load
+
+sql = load("old_emails")
+
+
+def until(seconds: float) -> UUID:
+    """All that is older than so many seconds has a smaller id, and some that is a little younger."""
+    return deliveries.first_id(datetime.now(UTC) - timedelta(seconds=seconds) + deliveries.CLOCKS_DIFFER)
+
+
+async def accounts_with_emails(connection: db.Connection, *, after: UUID, until: UUID, limit: int) -> list[UUID]:
+    rows = await sql.accounts_with_emails.fetch(connection, after=after, until=until, limit=limit)
+    return [row["id"] for row in rows]
+
+
+async def accounts_with_attempts(connection: db.Connection, *, after: UUID, until: UUID, limit: int) -> list[UUID]:
+    rows = await sql.accounts_with_attempts.fetch(connection, after=after, until=until, limit=limit)
+    return [row["id"] for row in rows]
+
+
+async def remove(
+    connection: db.Connection, account_id: UUID, *, after: UUID, until: UUID, seconds: float, limit: int
+) -> tuple[int, UUID | None]:
+    """Look at a slice behind `after` and remove what is over in it, with its contents, recipients and attempts. How
+    many, and where the next slice begins; None = nowhere."""
+    rows = await sql.emails.fetch(
+        connection, account_id=account_id, after=after, until=until, seconds=seconds, limit=limit
+    )
+    last = rows[-1]["id"] if len(rows) == limit else None
+    over = {row["id"] for row in rows if row["is_over"]}
+    if not over:
+        return 0, last
+    found = await sql.lock.fetch(connection, account_id=account_id, ids=sorted(over), seconds=seconds)
+    over -= {row["email_id"] for row in found if row["is_open"]}  # its sender has asked for a retry meanwhile
+    ids = sorted(over)
+    await _remove_provider_messages(connection, account_id, (row for row in found if row["email_id"] in over))
+    for statement in (sql.remove_attempts_of, sql.remove_contents, sql.remove_deliveries, sql.remove_emails):
+        await statement.run(connection, account_id=account_id, ids=ids)
+    return len(ids), last
+
+
+async def _remove_provider_messages(connection: db.Connection, account_id: UUID, recipients: Iterable[Record]) -> None:
+    named = [
+        (provider, callbacks.bare(row["provider_id"]))
+        for row in recipients
+        if row["provider_id"] and (provider := callbacks.provider_of(row["provider"] or ""))
+    ]
+    if named:
+        providers: Sequence[str] = [provider for provider, _ in named]
+        ids = [provider_id for _, provider_id in named]
+        await sql.remove_provider_messages.run(connection, account_id=account_id, providers=providers, provider_ids=ids)
+
+
+async def remove_attempts(
+    connection: db.Connection, account_id: UUID, *, after: UUID, until: UUID, limit: int
+) -> tuple[int, UUID | None]:
+    """The same for attempts alone: those whose recipient has come to its end."""
+    rows = await sql.attempts.fetch(connection, account_id=account_id, after=after, until=until, limit=limit)
+    ids = [row["id"] for row in rows if not row["is_open"]]
+    if ids:
+        await sql.remove_attempts.run(connection, account_id=account_id, ids=ids)
+    return len(ids), rows[-1]["id"] if len(rows) == limit else None
