@@ -51,7 +51,7 @@ class Post:
     """A callback, read."""
 
     event_id: str  # the same whenever the provider posts this again
-    provider_id: str  # of the mail, without brackets; empty = it is about none
+    provider_id: str  # of the mail, as callbacks.name_of has it; empty = it is about none
     news: tuple[News, ...]  # at most MAX_NEWS
 
 
@@ -87,7 +87,9 @@ def _mailgun(given: dict[str, Any]) -> Post:
     )
     return Post(
         event_id=f"{id}:{_text(data, 'timestamp')}"[:LONGEST],  # an id is unique within a day
-        provider_id=callbacks.bare(_text(data, "message", "headers", "message-id")),
+        provider_id=callbacks.name_of(
+            "mailgun", _text(data, "message", "headers", "message-id"), _text(data, "recipient")
+        ),
         news=(news,) if kind else (),
     )
 

@@ -35,7 +35,7 @@ from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.retry import Schedule
 from gateway.outbound.route import Router, Try
 from gateway.settings import Settings
-from gateway.storage import callbacks, db, emails, events
+from gateway.storage import db, emails, events
 from gateway.storage.committer import Committer
 
 log = structlog.get_logger(__name__)
@@ -282,8 +282,8 @@ class Carrier:
         """Callbacks that were faster than the verdict; while the database is away they wait to be posted again."""
         by_provider: dict[str, list[str]] = defaultdict(list)
         for handed in filter(None, map(emails.handed_over, verdicts)):
-            if provider := callbacks.provider_of(handed.provider):
-                by_provider[provider].append(callbacks.bare(handed.provider_id))
+            if handed.called:
+                by_provider[handed.called[0]].append(handed.called[1])
         for provider, provider_ids in by_provider.items():
             try:
                 await self._feedback.catch_up(provider, provider_ids)
@@ -337,6 +337,7 @@ def _settled(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> emails.S
         delivery_id=claimed.id,
         email_id=claimed.email_id,
         lease_id=claimed.lease_id,
+        recipient=claimed.address,
         number=claimed.number,
         status=fate.status if fate else None,
         again_in=fate.again_in if fate else None,

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from gateway.mail import address
 from gateway.storage import db
 from gateway.storage.sql import load
 
@@ -45,8 +46,17 @@ class Handed:
 
     provider: str  # as the verdict has it, such as `postmark` or `mailgun:example.com`
     provider_id: str
+    recipient: str  # whom it was for
     account_id: UUID
     delivery_id: UUID
+
+    @property
+    def called(self) -> tuple[str, str] | None:
+        """Whose callbacks speak of it, and as what; None = nobody's do."""
+        provider = provider_of(self.provider)
+        if provider is None or not bare(self.provider_id):
+            return None
+        return provider, name_of(provider, self.provider_id, self.recipient)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +84,20 @@ def bare(provider_id: str) -> str:
     return provider_id.strip().removeprefix("<").removesuffix(">")
 
 
+def name_of(provider: str, provider_id: str, recipient: str) -> str:
+    """What a mail is found by. Mailgun keeps our Message-ID as its id, which all recipients of an e-mail share."""
+    name = bare(provider_id)
+    if provider != "mailgun" or not name or not recipient:
+        return name
+    try:
+        return f"{name} {address.recipient(recipient).canonical}"
+    except address.InvalidAddress:
+        return f"{name} {recipient.lower()}"
+
+
 async def note_messages(connection: db.Connection, handed: Sequence[Handed]) -> None:
     """Write down whose mail their ids are; those that nobody calls back about are left out."""
-    rows = sorted(
-        (provider, bare(one.provider_id), one.account_id, one.delivery_id)
-        for one in handed
-        if (provider := provider_of(one.provider)) and bare(one.provider_id)
-    )
+    rows = sorted((*one.called, one.account_id, one.delivery_id) for one in handed if one.called)
     if not rows:
         return
     providers, provider_ids, account_ids, delivery_ids = zip(*rows, strict=True)
@@ -108,8 +125,11 @@ async def keep(connection: db.Connection, callback: Callback) -> bool:
 
 
 async def delivery_of(connection: db.Connection, provider: str, provider_id: str) -> tuple[UUID, UUID] | None:
-    """Account and delivery of the mail that a provider calls so; None = nobody's, or not written down yet."""
-    row = await sql.delivery_of.row(connection, provider=provider, provider_id=provider_id)
+    """Account and delivery of the mail that a provider calls so; None = nobody's, or not written down yet.
+
+    Mail that Mailgun took before recipients were part of what it is found by has its bare id."""
+    names = list(dict.fromkeys((provider_id, provider_id.partition(" ")[0])))
+    row = await sql.delivery_of.row(connection, provider=provider, provider_ids=names)
     return (row["account_id"], row["delivery_id"]) if row else None
 
 

@@ -174,6 +174,7 @@ class Settled:
     delivery_id: UUID
     email_id: UUID
     lease_id: UUID
+    recipient: str  # the delivery's address
     number: int
     status: str | None  # what the recipient becomes; None = this attempt did not decide (another provider went on)
     again_in: float | None  # seconds to the next attempt; None = none
@@ -332,6 +333,7 @@ def handed_over(verdict: Settled) -> callbacks.Handed | None:
     return callbacks.Handed(
         provider=verdict.provider,
         provider_id=verdict.provider_id,
+        recipient=verdict.recipient,
         account_id=verdict.account_id,
         delivery_id=verdict.delivery_id,
     )

@@ -70,8 +70,9 @@ async def news_of(client: httpx2.AsyncClient, email_id: str) -> list[dict[str, A
 
 
 async def kept(home: house.House, provider_id: str) -> int:
+    named = "select count(*) from callbacks where split_part(provider_id, ' ', 1) = $1"
     async with letters.sql(home) as connection:
-        count: int = await connection.fetchval("select count(*) from callbacks where provider_id = $1", provider_id)
+        count: int = await connection.fetchval(named, provider_id)
     return count
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-from dataclasses import dataclass, field
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +45,14 @@ class Request:
 class Api:
     """The server; an async context manager."""
 
-    def __init__(self, usual: Act | None = None) -> None:
+    def __init__(
+        self,
+        usual: Act | Callable[[Request], Act] | None = None,  # what is answered, or what makes it of the request
+        *,
+        listener: socket.socket | None = None,  # one that others go on listening with
+    ) -> None:
         self.usual = usual or Act()
+        self._listener = listener
         self.requests: list[Request] = []
         self.url = ""
         self.connections = 0
@@ -59,7 +67,10 @@ class Api:
         self._next.append(act)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        where: dict[str, Any] = {"host": "127.0.0.1", "port": 0}
+        if self._listener is not None:
+            where = {"sock": self._listener.dup()}
+        self._server = await asyncio.start_server(self._serve, **where)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -82,7 +93,7 @@ class Api:
         try:
             while await self._one(number, reader, writer):
                 pass
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):  # the last by __aexit__ alone
             pass
         finally:
             self.open -= 1
@@ -96,11 +107,11 @@ class Api:
         method, path, _ = head[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        act = self._next.popleft() if self._next else self.usual
+        request = Request(method=method, path=path, headers=headers, body=body, connection=number, taken=False)
+        usual = self.usual if isinstance(self.usual, Act) else self.usual(request)
+        act = self._next.popleft() if self._next else usual
         taken = 200 <= act.status < 300 and act.line in {"kept", "half", "endless"}
-        self.requests.append(
-            Request(method=method, path=path, headers=headers, body=body, connection=number, taken=taken)
-        )
+        self.requests.append(replace(request, taken=taken))
         return await self._answer(act, reader, writer)
 
     async def _answer(self, act: Act, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -25,22 +25,23 @@ def of(event: str, **changes: Any) -> callbacks.Post:
 
 
 GONE = {"kind": "bounced", "reply": "550 5.1.1 The email account that you tried to reach does not exist."}
+MG1 = "1@mg.example user@recipient.example"
 DELAYED = {"severity": "temporary", "delivery-status": {"code": 452, "message": "4.2.2 full"}}
 
 
 @pytest.mark.parametrize(
     ("post", "provider_id", "wanted"),
     [
-        (of("delivered", **{"delivery-status": {"code": 250, "message": "OK"}}), "1@mg.example", {"kind": "delivered"}),
-        (of("failed", **posts.MAILGUN_GONE), "1@mg.example", {**GONE, "enhanced": "5.1.1"}),
-        (of("failed", **DELAYED), "1@mg.example", {"kind": "deferred", "reply": "452 4.2.2 full"}),
-        (of("failed", severity="permanent", reason="suppress-bounce"), "1@mg.example", {"kind": "failed"}),
-        (of("rejected", reason="x"), "1@mg.example", {"kind": "failed", "reply": "x"}),
-        (of("complained"), "1@mg.example", {"kind": "complained", "recipient": "user@recipient.example"}),
-        (of("opened", ip="192.0.2.1"), "1@mg.example", {"kind": "opened", "details": {"ip": "192.0.2.1"}}),
-        (of("clicked", url="https://a"), "1@mg.example", {"kind": "clicked", "details": {"url": "https://a"}}),
-        (of("accepted"), "1@mg.example", None),
-        (of("unsubscribed"), "1@mg.example", None),
+        (of("delivered", **{"delivery-status": {"code": 250, "message": "OK"}}), MG1, {"kind": "delivered"}),
+        (of("failed", **posts.MAILGUN_GONE), MG1, {**GONE, "enhanced": "5.1.1"}),
+        (of("failed", **DELAYED), MG1, {"kind": "deferred", "reply": "452 4.2.2 full"}),
+        (of("failed", severity="permanent", reason="suppress-bounce"), MG1, {"kind": "failed"}),
+        (of("rejected", reason="x"), MG1, {"kind": "failed", "reply": "x"}),
+        (of("complained"), MG1, {"kind": "complained", "recipient": "user@recipient.example"}),
+        (of("opened", ip="192.0.2.1"), MG1, {"kind": "opened", "details": {"ip": "192.0.2.1"}}),
+        (of("clicked", url="https://a"), MG1, {"kind": "clicked", "details": {"url": "https://a"}}),
+        (of("accepted"), MG1, None),
+        (of("unsubscribed"), MG1, None),
         (read("postmark", posts.postmark("Delivery", "p1")), "p1", {"kind": "delivered", "reply": "smtp;250 2.0.0 OK"}),
         (read("postmark", posts.postmark("Bounce", "p1")), "p1", {"kind": "bounced", "reply": f"smtp;{posts.GONE}"}),
         (read("postmark", posts.postmark("Bounce", "p1", Type="Transient")), "p1", {"kind": "deferred"}),
@@ -82,7 +83,7 @@ def test_each_kind_of_callback_says_what_it_says(
 
 def test_mailguns_ids_lose_their_brackets() -> None:
     message = {"headers": {"message-id": "<1@mg.example>"}}
-    assert of("delivered", message=message).provider_id == "1@mg.example"
+    assert of("delivered", message=message).provider_id == MG1
 
 
 def test_an_out_of_office_note_that_ses_calls_a_transient_bounce_is_no_bounce() -> None:

@@ -69,6 +69,7 @@ async def handed_over(database: db.Database, account_id: UUID, status: str = "se
         handed = callbacks.Handed(
             provider="postmark",
             provider_id=message_id,
+            recipient="c@d.example",
             account_id=account_id,
             delivery_id=email.deliveries[0].id,
         )
@@ -160,6 +161,7 @@ async def test_a_callback_that_overtakes_the_verdict_is_applied_with_it(
         delivery_id=claimed.id,
         email_id=email.id,
         lease_id=claimed.lease_id,
+        recipient=claimed.address,
         number=1,
         status="sent",
         again_in=None,

@@ -122,6 +122,7 @@ async def test_a_bounce_names_no_sender() -> None:
     ("status", "error", "message", "outcome", "stage"),
     [
         (429, "TooManyRequestsException", "Too many requests", "deferred", "dot"),
+        (429, "TooManyRequestsException", "Daily message quota exceeded.", "provider_fault", "auth"),
         (400, "ThrottlingException", "Maximum sending rate exceeded.", "deferred", "dot"),
         (400, "ThrottlingException", "Daily message quota exceeded.", "provider_fault", "auth"),
         (400, "LimitExceededException", "limit", "provider_fault", "auth"),

@@ -38,6 +38,7 @@ def verdict(claimed: emails.Claimed, status: str | None = "sent", again_in: floa
         delivery_id=claimed.id,
         email_id=claimed.email_id,
         lease_id=claimed.lease_id,
+        recipient=claimed.address,
         number=claimed.number,
         status=status,
         again_in=again_in,

@@ -119,6 +119,9 @@ class Dialect(Protocol):
     def request(self, outgoing: Outgoing) -> Request:
         """The request that sends the message, to its one recipient; Unsendable where there is none."""
 
+    def is_spent(self, text: str) -> bool:
+        """Whether a 429 in these words tells of an allowance that only days bring back, and not of our pace."""
+
     def read(self, answer: Answer) -> Reading:
         """What an answer means, other than a redirect, 429 and 5xx, which mean the same everywhere."""
 
@@ -258,6 +261,8 @@ def _reading(dialect: Dialect, answer: Answer) -> Reading:
         return Reading(outcome="provider_fault", text=f"not an answer of the API: {text}", stage="auth")
     if answer.status == 504:  # RFC 9110 section 15.6.5: said by a gateway that got no answer itself
         return Reading(outcome="unknown", text=text)
+    if answer.status == 429 and dialect.is_spent(text):
+        return Reading(outcome="provider_fault", text=text, stage="auth")
     if answer.status == 429 or answer.status >= 500:
         return Reading(outcome="deferred", text=text)
     return dialect.read(answer)

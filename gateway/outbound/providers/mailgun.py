@@ -62,6 +62,10 @@ class Mailgun:
             content=b"".join(parts),
         )
 
+    def is_spent(self, text: str) -> bool:
+        """Never: it has other answers for that."""
+        return False
+
     def read(self, answer: http.Answer) -> http.Reading:
         """Mailgun tells little more than the status and a sentence."""
         text = answer.text("message")

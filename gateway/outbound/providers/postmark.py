@@ -66,6 +66,10 @@ class Postmark:
             content=msgspec.json.encode(fields),
         )
 
+    def is_spent(self, text: str) -> bool:
+        """Never: it has other answers for that."""
+        return False
+
     def read(self, answer: http.Answer) -> http.Reading:
         """By ErrorCode; 0 is none."""
         members = answer.members()

@@ -81,6 +81,10 @@ class Ses:
         )
         return http.Request(path=PATH, headers=signed, content=content)
 
+    def is_spent(self, text: str) -> bool:
+        """By the words that name the day's quota."""
+        return _QUOTA.search(text) is not None
+
     def read(self, answer: http.Answer) -> http.Reading:
         """By the error's name, which comes in a header or as `__type`; its words where the name covers several."""
         text = answer.text("message", "Message")

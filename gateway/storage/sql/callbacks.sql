@@ -9,8 +9,9 @@ on conflict (provider, provider_id) do nothing
 insert into callbacks (provider, event_id, provider_id, payload) values (:provider, :event_id, :provider_id, :payload)
 on conflict (provider, event_id) do nothing
 
--- delivery_of: whose mail a provider speaks of
-select p.account_id, p.delivery_id from provider_messages p where p.provider = :provider and p.provider_id = :provider_id
+-- delivery_of: whose mail a provider speaks of; the longest of its names is the most particular
+select p.account_id, p.delivery_id from provider_messages p
+where p.provider = :provider and p.provider_id = any(cast(:provider_ids as text[])) order by length(p.provider_id) desc limit 1
 
 -- use: a callback's news are applied, once; no row = they were
 update callbacks c set applied_at = statement_timestamp()
