@@ -379,6 +379,10 @@ create table attempts (                               -- append-only, one row an
   reply text not null,
   transcript jsonb not null,                          -- lines of the dialogue, secrets and body left out
   is_stale boolean not null default false,            -- the lease was lost meanwhile: recorded, but it decided nothing
+  rule text,                                          -- that its refusal was read by: built-in, or id of a bounce rule, which
+                                                      -- may be gone since; null = no refusal
+  class text,                                         -- what that rule said: hard, quota, policy, …; null = no refusal
+  suppresses boolean,                                 -- … and whether a bounce by it lists the address; null = no refusal
   primary key (account_id, id)
 );
 create index attempts_by_email on attempts (account_id, email_id, id);
@@ -415,6 +419,22 @@ create table suppressions (
 );
 create index suppressions_by_time on suppressions (account_id, created_at, address, scope); -- lists
 create index suppressions_over on suppressions (expires_at) where expires_at is not null;   -- reclaim
+
+create table bounce_rules (                           -- looked at before the built-in ones; the first that fits decides
+  account_id uuid not null references accounts (id) on delete cascade,
+  id uuid not null,
+  priority integer not null,                          -- lower = earlier; the same = older first
+  words text not null,                                -- lower case, pieces with * between; empty = not asked for
+  enhanced text not null,                             -- RFC 3463 code with x for any number; empty = not asked for
+  code text not null,                                 -- three digits with x for any; empty = not asked for
+  kind text not null,                                 -- hard, quota, policy, content, network, soft, unknown
+  suppresses boolean not null,
+  action text,                                        -- bounce, retry; null = as the server's code says
+  note text not null,                                 -- for people; may be empty
+  created_at timestamptz not null,
+  updated_at timestamptz not null,
+  primary key (account_id, id)
+);
 
 create table templates (
   account_id uuid not null references accounts (id) on delete cascade,

@@ -12,6 +12,12 @@ Only address faults put an address on a suppression list: with RFC 3463's own co
 no code, with words that leave no doubt. Servers lie: some answer `550 5.1.1` or `550` to those they block for an hour,
 so words of blocking come first in the table. Addresses are taken out of the reply before words are looked for in it:
 their owners choose them.
+
+Most rules leave it to the server's code whether the mail is tried again. One does not: who says 550 to a rate, as some
+large providers do, refuses the moment and not the mail, so that such a refusal is put off as a 450 would be, within the
+same schedule. Words of blocking are not trusted so far: lists are left by asking to be, not by coming again.
+
+An account's own rules stand in front of these. They have no regular expressions, so that none can be slow.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Kind = Literal["hard", "quota", "policy", "content", "network", "soft", "unknown"]
+Action = Literal["bounce", "retry"]  # what is made of the mail
 
 MAX_READ: Final = 2000  # characters of a reply
 _ADDRESS: Final = re.compile(r"[^\s<>@,;:\"'()]{1,320}@[^\s<>@,;:\"'()]{1,320}")
@@ -40,6 +47,7 @@ class Rule:
     words: str = ""  # regular expression looked for in the reply, case and addresses left out
     code: str = ""  # regular expression for the whole of the three digits; none given = no match
     bare: bool = False  # only where the reply has no RFC 3463 code that says anything
+    action: Action | None = None  # None = as the server's code says
 
     def fits(self, said: Said) -> bool:
         return (
@@ -47,6 +55,26 @@ class Rule:
             and (not self.code or _whole(self.code, said.code))
             and (not self.bare or not said.enhanced or said.enhanced.endswith(".0.0"))
             and (not self.words or re.search(self.words, said.words) is not None)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Own:
+    """A rule of an account's; what is empty is not asked for, and one of the three patterns is given."""
+
+    id: str
+    kind: Kind
+    suppresses: bool = False
+    enhanced: str = ""  # RFC 3463 code, with x for any number: 5.7.x
+    words: str = ""  # in lower case; pieces with * between them that stand in the reply in this order
+    code: str = ""  # three digits, with x for any: 55x
+    action: Action | None = None  # None = as the server's code says
+
+    def fits(self, said: Said) -> bool:
+        return (
+            (not self.code or _alike(self.code, said.code))
+            and (not self.enhanced or _alike(self.enhanced.split("."), said.enhanced.split(".")))
+            and (not self.words or _in_order(self.words.split("*"), said.words))
         )
 
 
@@ -68,6 +96,8 @@ class Classified:
     suppresses: bool  # whether the address should not be written to again
     code: str  # three digits; empty = the reply has none
     enhanced: str  # RFC 3463; empty = the reply has none
+    action: Action  # what is made of the mail, by the rule or by the code
+    own: bool = False  # whether the rule is the account's
 
 
 _NO_SUCH_USER: Final = (
@@ -89,14 +119,21 @@ RULES: Final[Sequence[Rule]] = (
     Rule(
         id="words.rate",
         kind="policy",
-        words=r"frequency limited|rate limit|too (many|much|fast|quickly)|throttl|grey ?-?list|gray ?-?list|"
-        r"temporarily (deferred|rejected)|try again|sending limit|exceeded .{0,30}(connections|messages)",
+        action="retry",
+        words=r"frequency (is )?limited|\brate ?-?limit|too many (concurrent )?(connections|sessions|messages|requests|"
+        r"e?-?mails)|too (fast|quickly)|receiving (mail|messages) at a rate|throttl|gr[ea]y ?-?list|"
+        r"temporarily (deferred|rejected)",
     ),
     Rule(
         id="words.full",
         kind="quota",
         words=r"mailbox (is )?full|over ?-?quota|quota (is )?(exceeded|full)|exceeded .{0,30}(quota|storage)|"
         r"out of storage|insufficient (system )?storage|not enough (space|storage)",
+    ),
+    Rule(
+        id="words.later",
+        kind="policy",
+        words=r"too (many|much)|try again|sending limit|exceeded .{0,30}(connections|messages)",
     ),
     Rule(id="4.2.2", kind="quota", enhanced=r"[45]\.2\.2"),
     Rule(id="5.1.1", kind="hard", suppresses=True, enhanced=r"5\.1\.1"),  # bad destination mailbox
@@ -123,17 +160,36 @@ RULES: Final[Sequence[Rule]] = (
 )
 
 
-def classify(reply: str, enhanced: str = "") -> Classified:
-    """Which rule fits what a server said; `enhanced` is what a report's Status says, used where the reply has none."""
+# What is no reply of a server's.
+NO_REPLY: Final = Rule(id="no-reply", kind="network", action="retry")  # nobody answered, or not to the end
+UNSENT: Final = Rule(id="unsent", kind="unknown")  # nobody was asked: it had expired, or could not be signed
+
+
+def classify(reply: str, enhanced: str = "", own: Sequence[Own] = ()) -> Classified:
+    """Which rule fits what a server said; `enhanced` is what a report's Status says, used where the reply has none.
+
+    `own` are an account's rules in their order, looked at first."""
     said = taken_apart(reply, enhanced)
-    rule = next(rule for rule in RULES if rule.fits(said))
-    return Classified(rule=rule.id, kind=rule.kind, suppresses=rule.suppresses, code=said.code, enhanced=said.enhanced)
+    mine = next((rule for rule in own if rule.fits(said)), None)
+    return _by(mine or next(rule for rule in RULES if rule.fits(said)), said)
 
 
-def suppresses(status: str, reply: str, enhanced: str = "") -> bool:
-    """Whether a recipient that has come to `status` (one of `emails.ORDER`) with this reply is not to be written to
-    again. Nothing but `bounced` for a fault of the address does that here; complaints are their owner's decision."""
-    return status == "bounced" and classify(reply, enhanced).suppresses
+def by(rule: Rule) -> Classified:
+    """The classification that a rule gives to what was not said."""
+    return _by(rule, Said(code="", enhanced="", words=""))
+
+
+def _by(rule: Rule | Own, said: Said) -> Classified:
+    temporary = said.code.startswith("4") or (not said.code and said.enhanced.startswith("4"))
+    return Classified(
+        rule=rule.id,
+        kind=rule.kind,
+        suppresses=rule.suppresses,
+        code=said.code,
+        enhanced=said.enhanced,
+        action=rule.action or ("retry" if temporary else "bounce"),
+        own=isinstance(rule, Own),
+    )
 
 
 def taken_apart(reply: str, enhanced: str = "") -> Said:
@@ -149,3 +205,18 @@ def taken_apart(reply: str, enhanced: str = "") -> Said:
 
 def _whole(pattern: str, text: str) -> bool:
     return re.fullmatch(pattern, text) is not None
+
+
+def _alike(pattern: Sequence[str], given: Sequence[str]) -> bool:
+    return len(pattern) == len(given) and all(wanted in ("x", one) for wanted, one in zip(pattern, given, strict=True))
+
+
+def _in_order(pieces: Sequence[str], text: str) -> bool:
+    """Whether the pieces stand in the text one behind the other: the leftmost place of each is never the wrong one."""
+    at = 0
+    for piece in pieces:
+        found = text.find(piece, at)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True

@@ -11,6 +11,7 @@ written yet is kept and tried again, for the mail is out.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import time
 from collections import defaultdict
@@ -28,9 +29,10 @@ from uuid_utils.compat import uuid7
 from gateway import loops
 from gateway.errors import PostroomError, Unavailable
 from gateway.mail import classify
-from gateway.outbound import signing
+from gateway.outbound import refusals, signing
 from gateway.outbound.feedback import Feedback
-from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Verdict
+from gateway.outbound.providers import replies
+from gateway.outbound.providers.contract import AboutToCommit, Outcome, Outgoing, Verdict
 from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.retry import Schedule
 from gateway.outbound.route import Router, Try
@@ -66,6 +68,7 @@ class Fate:
 
     status: str
     again_in: float | None = None  # seconds; None = no more attempts
+    outcome: Outcome | None = None  # what the rules make of the attempt's; None = what its provider said
 
 
 @dataclass(kw_only=True, slots=True)
@@ -117,6 +120,7 @@ class Carrier:
         self._signer = signer
         self._told = told
         self._feedback = Feedback(database, told=told)
+        self._rules = refusals.Rules(database)
         self._schedule = Schedule.of(settings)
         at_once = settings.outbound_concurrency
         self._network = asyncio.Semaphore(at_once)
@@ -234,8 +238,26 @@ class Carrier:
         for one in tries:
             _counter(one.provider, one.verdict.outcome).inc()
             _histogram(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
-        earlier = [_settled(claimed, one, None) for one in tries[:-1]]
-        return [*earlier, _settled(claimed, tries[-1], self._fate(claimed, tries[-1].verdict))]
+        return await self._judged(claimed, tries)
+
+    async def _judged(self, claimed: emails.Claimed, tries: Sequence[Try]) -> list[emails.Settled]:
+        own = (
+            await self._own_rules(claimed.account_id)
+            if any(one.verdict.outcome in refusals.READ for one in tries)
+            else ()
+        )
+        found = [refusals.explained(one, own) for one in tries]
+        earlier = [_settled(claimed, one, None, said) for one, said in zip(tries[:-1], found[:-1], strict=True)]
+        fate = self._fate_by_rules(claimed, tries[-1], found[-1])
+        return [*earlier, _settled(claimed, tries[-1], fate, found[-1])]
+
+    async def _own_rules(self, account_id: UUID) -> Sequence[classify.Own]:
+        """Waits while the database is away, as the verdict would have to: it is not guessed at."""
+        while True:
+            try:
+                return await self._rules.of(account_id)
+            except Unavailable:
+                await asyncio.sleep(AGAIN_SECONDS)
 
     def _guard(self, claimed: emails.Claimed) -> AboutToCommit | None:
         """For `hold`: what must be committed before DATA, so that a lost worker leaves the truth behind."""
@@ -248,6 +270,17 @@ class Carrier:
                     raise LeaseLost
 
         return enter_data
+
+    def _fate_by_rules(self, claimed: emails.Claimed, tried: Try, found: classify.Classified | None) -> Fate:
+        """A refusal that a rule puts off ends as what it was, once the schedule is through."""
+        outcome = refusals.outcome(tried, found)
+        if outcome == tried.verdict.outcome:
+            return self._fate(claimed, tried.verdict)
+        wait = replies.retry_after(tried.verdict.reply)
+        fate = self._fate(claimed, dataclasses.replace(tried.verdict, outcome=outcome, retry_after=wait))
+        if fate.status == "failed":
+            return Fate(status=tried.verdict.outcome)
+        return dataclasses.replace(fate, outcome=outcome)
 
     def _fate(self, claimed: emails.Claimed, verdict: Verdict) -> Fate:
         if verdict.outcome in {"sent", "delivered", "bounced", "failed"}:
@@ -328,9 +361,13 @@ def _without_network(outcome: str, reply: str) -> Try:
     return Try(provider="", verdict=Verdict(outcome=outcome, reply=reply, started_at=now, finished_at=now))  # type: ignore[arg-type] # one of Outcome
 
 
-def _settled(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> emails.Settled:
+def _settled(
+    claimed: emails.Claimed, tried: Try, fate: Fate | None, found: classify.Classified | None = None
+) -> emails.Settled:
+    """`found`: the rule that a refusal is read by; None = it is none, or nobody was asked."""
     verdict = tried.verdict
-    suppress = _to_suppress(claimed, tried, fate)
+    found = found or refusals.explained(tried)
+    suppress = _to_suppress(claimed, tried, fate, found)
     return emails.Settled(
         attempt_id=uuid7(),
         account_id=claimed.account_id,
@@ -345,22 +382,23 @@ def _settled(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> emails.S
         provider_id=verdict.provider_id,
         started_at=verdict.started_at,
         finished_at=verdict.finished_at,
-        outcome=verdict.outcome,
+        outcome=(fate.outcome if fate else None) or verdict.outcome,
         code=verdict.code,
         reply=_storable(verdict.reply),
         transcript=_encode([_storable(line) for line in verdict.transcript]).decode(),
-        event=_event(claimed, tried, fate, suppress) if fate else None,
+        event=_event(claimed, tried, fate, suppress, found) if fate else None,
         suppress=suppress,
+        classification=found,
     )
 
 
-def _to_suppress(claimed: emails.Claimed, tried: Try, fate: Fate | None) -> str | None:
+def _to_suppress(
+    claimed: emails.Claimed, tried: Try, fate: Fate | None, found: classify.Classified | None
+) -> str | None:
     """The canonical address, where the refusal says that it is at fault. Own mailboxes come and go: never those."""
     if fate is None or fate.status != "bounced" or tried.provider == LocalProvider.name:
         return None
-    if not classify.suppresses("bounced", tried.verdict.reply, tried.verdict.enhanced or ""):
-        return None
-    return claimed.canonical
+    return claimed.canonical if found is not None and found.suppresses else None
 
 
 def _storable(text: str) -> str:
@@ -369,7 +407,9 @@ def _storable(text: str) -> str:
     return text if text.isprintable() else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def _event(claimed: emails.Claimed, tried: Try, fate: Fate, suppress: str | None) -> events.NewEvent:
+def _event(
+    claimed: emails.Claimed, tried: Try, fate: Fate, suppress: str | None, found: classify.Classified | None
+) -> events.NewEvent:
     data: dict[str, Any] = {
         "id": claimed.email_id,
         "recipient": claimed.address,
@@ -381,4 +421,6 @@ def _event(claimed: emails.Claimed, tried: Try, fate: Fate, suppress: str | None
     }
     if fate.status == "bounced":
         data["suppressed"] = suppress is not None  # whether the address is on the suppression list from here on
+    if fate.status in ("bounced", "deferred", "failed") and found is not None:
+        data["classification"] = refusals.shown(found)
     return events.NewEvent(type=f"email.{fate.status}", email_id=claimed.email_id, data=events.encode(data))

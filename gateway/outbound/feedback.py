@@ -26,7 +26,7 @@ transaction. A callback that came before it was known whose mail it speaks of is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -35,6 +35,7 @@ import structlog
 
 from gateway.mail import address, classify
 from gateway.outbound import callbacks as posts
+from gateway.outbound import refusals
 from gateway.outbound.callbacks import News, Post
 from gateway.storage import callbacks, db, events
 from gateway.storage.callbacks import Callback, Standing
@@ -69,6 +70,7 @@ class Feedback:
     def __init__(self, database: db.Database, *, told: Callable[[Iterable[UUID]], None]) -> None:
         self._database = database
         self._told = told
+        self._rules = refusals.Rules(database)
 
     async def take(self, provider: str, body: bytes) -> Post:
         """Keep a verified callback and apply its news, if it is known whose they are. Raises callbacks.Unreadable, and
@@ -95,7 +97,8 @@ class Feedback:
             found = await callbacks.delivery_of(connection, callback.provider, post.provider_id)
             used = found is not None and await callbacks.use(connection, callback)
             standing = await callbacks.lock(connection, *found) if found and used else None
-            if standing is not None and await _tell(connection, callback.provider, standing, post.news):
+            own = await self._rules.of(standing.account_id, connection) if standing is not None else ()
+            if standing is not None and await _tell(connection, callback.provider, standing, post.news, own):
                 account_id = standing.account_id
         CALLBACKS.labels(callback.provider, "unknown" if found is None else "applied" if used else "repeated").inc()
         if found is None:
@@ -104,8 +107,10 @@ class Feedback:
             self._told([account_id])
 
 
-async def _tell(connection: db.Connection, provider: str, standing: Standing, news: Iterable[News]) -> bool:
-    """Change and tell what the news mean for a recipient; whether there was anything to tell."""
+async def _tell(
+    connection: db.Connection, provider: str, standing: Standing, news: Iterable[News], own: Sequence[classify.Own]
+) -> bool:
+    """Change and tell what the news mean for a recipient, by its account's `own` rules; whether there was anything."""
     status, told = standing.status, []
     for one in news:
         becomes = TRANSITIONS.get((status, one.kind))
@@ -114,7 +119,8 @@ async def _tell(connection: db.Connection, provider: str, standing: Standing, ne
         if becomes != status:
             await callbacks.move(connection, standing, becomes, one.reply)
         status = becomes
-        verdict = classify.classify(one.reply, one.enhanced) if one.kind == "bounced" else None
+        refused = one.kind in ("bounced", "deferred", "failed")
+        verdict = classify.classify(one.reply, one.enhanced, own) if refused else None
         reason = _suppresses(one, verdict)
         if reason is not None:
             await callbacks.suppress(connection, standing.account_id, _canonical(standing.address), reason)
@@ -128,7 +134,7 @@ def _suppresses(news: News, verdict: classify.Classified | None) -> str | None:
     """For which reason the address is not to be written to again; None = it may be."""
     if news.kind == "complained":
         return "complaint"
-    return "bounce" if verdict is not None and verdict.suppresses else None
+    return "bounce" if news.kind == "bounced" and verdict is not None and verdict.suppresses else None
 
 
 def _canonical(recipient: str) -> str:
@@ -153,5 +159,5 @@ def _event(
         **news.details,
     }
     if verdict is not None:
-        data["classification"] = {"rule": verdict.rule, "class": verdict.kind, "suppresses": verdict.suppresses}
+        data["classification"] = refusals.shown(verdict)
     return events.NewEvent(type=f"email.{news.kind}", email_id=standing.email_id, data=events.encode(data))

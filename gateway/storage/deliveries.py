@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from gateway.storage import db
+from gateway.storage import db, emails
 from gateway.storage.sql import load
 
 sql = load("deliveries")
@@ -42,4 +42,4 @@ async def page(
         before=until,
         limit=limit,
     )
-    return [dict(row) for row in rows]
+    return [emails.with_classification(dict(row)) for row in rows]

@@ -29,7 +29,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from gateway.errors import InvalidState, NotFound
-from gateway.mail import address
+from gateway.mail import address, classify
 from gateway.storage import callbacks, db, events, suppressions
 from gateway.storage.sql import load
 
@@ -188,6 +188,7 @@ class Settled:
     transcript: str  # JSON list of lines
     event: events.NewEvent | None  # told if the lease still stands
     suppress: str | None = None  # canonical address that is not to be written to again, if the lease still stands
+    classification: classify.Classified | None = None  # what a refusal was read as; None = it is none
 
 
 async def add(connection: db.Connection, account_id: UUID, emails: Sequence[NewEmail]) -> None:
@@ -373,6 +374,9 @@ async def _add_attempts(
         replies=[v.reply for v in verdicts],
         transcripts=[v.transcript for v in verdicts],
         stales=[v.delivery_id not in standing for v in verdicts],
+        rules=[v.classification.rule if v.classification else None for v in verdicts],
+        classes=[v.classification.kind if v.classification else None for v in verdicts],
+        suppresses=[v.classification.suppresses if v.classification else None for v in verdicts],
     )
 
 
@@ -480,7 +484,13 @@ async def recipients(
 async def attempts(connection: db.Connection, account_id: UUID, email_id: UUID) -> list[dict[str, Any]]:
     """Every attempt at every recipient, oldest first; columns of `attempts`, and the recipient's address."""
     rows = await sql.attempts.fetch(connection, account_id=account_id, email_id=email_id)
-    return [dict(row) for row in rows]
+    return [with_classification(dict(row)) for row in rows]
+
+
+def with_classification(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `attempts` with what its refusal was read as in one member; None = it was none, or is of old."""
+    found = {name: row.pop(name) for name in ("rule", "class", "suppresses")}
+    return {**row, "classification": found if found["rule"] is not None else None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

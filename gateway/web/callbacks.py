@@ -1,4 +1,4 @@
-"""/v1/callbacks: what Mailgun, Postmark and SES tell of mail that they took; and /v1/bounces/classify, a dry run.
+"""/v1/callbacks: what Mailgun, Postmark and SES tell of mail that they took.
 
 Verified as mail that comes in by HTTP is, by the same settings. Whatever is verified is answered 200 once it is kept,
 also where it is about nobody's mail: providers post again what is not, for hours. A fault of ours is 503.
@@ -12,13 +12,12 @@ from typing import Any, Final, Literal
 
 import msgspec
 import structlog
-from pydantic import Field, model_validator
+from pydantic import Field
 from starlette.requests import Request
 
 from gateway import errors, signatures
 from gateway.lifecycle import Gateway
-from gateway.mail import classify, dsn
-from gateway.models import Input, Output
+from gateway.models import Output
 from gateway.outbound import callbacks
 from gateway.outbound.feedback import Feedback
 from gateway.web import api, inbound_http
@@ -34,32 +33,6 @@ class Heard(Output):
 
     object: Literal["callback"] = "callback"
     event_id: str | None = Field(description="The provider's, or a digest; null where a subscription was confirmed")
-
-
-class Refusal(Input):
-    """What a server said."""
-
-    reply: str = Field("", max_length=2000, description="An SMTP reply, such as `550 5.1.1 No such user`")
-    status: str = Field("", max_length=20, description="RFC 3463 code of a delivery report, where the reply has none")
-
-    dsn: str = Field("", max_length=262_144, description="Instead of both: a bounce as it came, header and all")
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Refusal:
-        if bool(self.dsn) == bool(self.reply or self.status):
-            raise ValueError("give either reply, status or both, or dsn")
-        return self
-
-
-class Classification(Output):
-    """What it means, and by which rule."""
-
-    object: Literal["classification"] = "classification"
-    rule: str
-    class_: classify.Kind = Field(alias="class")
-    suppresses: bool = Field(description="Whether a bounce with it puts the address on the suppression list")
-    code: str | None
-    status: str | None
 
 
 class Callbacks:
@@ -105,7 +78,6 @@ class Callbacks:
                 errors=[Unsigned],
                 **posted,
             ),
-            api.op("POST", "/bounces/classify", self.classify, scope="send", tags=["E-mails"]),
         ]
 
     async def mailgun(self, request: Request) -> Heard:
@@ -152,33 +124,6 @@ class Callbacks:
             log.warning("callback unreadable", provider=provider, reason=str(error))
             raise stops(f"The callback cannot be read: {error}.") from error
         return Heard(event_id=post.event_id)
-
-    async def classify(self, body: Refusal) -> Classification:
-        """What a refusal means: the rule that decides, its class, and whether it would suppress the address.
-
-        Of a bounce the first recipient that it failed for counts. Nothing is stored.
-        """
-        found = classify.classify(*_said(body))
-        return Classification.model_validate(
-            {
-                "rule": found.rule,
-                "class": found.kind,
-                "suppresses": found.suppresses,
-                "code": found.code or None,
-                "status": found.enhanced or None,
-            }
-        )
-
-
-def _said(given: Refusal) -> tuple[str, str]:
-    """Reply and RFC 3463 code."""
-    if not given.dsn:
-        return given.reply, given.status
-    fates = dsn.read(given.dsn.encode("utf-8", "replace")).fates
-    fate = next((fate for fate in fates if fate.action == "failed"), next(iter(fates), None))
-    if fate is None:
-        raise errors.invalid("dsn", "it tells of no recipient that mail did not come to")
-    return fate.diagnostic, fate.status
 
 
 class _Signature(msgspec.Struct):

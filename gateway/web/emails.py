@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from gateway import errors, models
 from gateway.lifecycle import Gateway
-from gateway.mail import address, compose
+from gateway.mail import address, classify, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import send as sending
 from gateway.storage import db, emails, idempotency
@@ -201,6 +201,14 @@ class Email(EmailSummary):
     attachments: list[messages.Attachment]
 
 
+class Reading(Output):
+    """What a refusal was read as."""
+
+    rule: str = Field(description="A built-in rule, or the id of a bounce rule of the account's")
+    class_: classify.Kind = Field(alias="class")
+    suppresses: bool
+
+
 class Attempt(Output):
     """One attempt at one recipient."""
 
@@ -215,6 +223,7 @@ class Attempt(Output):
     reply: str
     transcript: list[str]
     is_stale: bool
+    classification: Reading | None = Field(description="null = no refusal")
 
 
 class Changed(Output):
@@ -627,6 +636,7 @@ def _attempt(row: Mapping[str, Any]) -> dict[str, Any]:
         "reply",
         "transcript",
         "is_stale",
+        "classification",
     )
     shown = {name: row[name] for name in names}
     times = {name: row[name].astimezone(UTC) for name in ("started_at", "finished_at")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,6 @@ from tests import amazon, conftest, house, sending
 from tests.flows import letters
 from tests.flows.test_inbound_http import POSTMARK_AUTH, SIGNING_KEY, listening_to, mailgun_form
 from tests.flows.test_mailboxes import refused
-from tests.mail.test_dsn import REPORT
 from tests.outbound import posts
 
 pytestmark = pytest.mark.anyio
@@ -259,27 +257,3 @@ async def test_where_a_provider_is_not_configured_there_is_nothing(shared_house:
             answer = await anybody.post(f"/callbacks/{path}", content=b"x")
             assert answer.status_code == 404
             assert (dict(answer.headers), answer.content) == (dict(nothing.headers), nothing.content)
-
-
-async def test_a_refusal_can_be_classified_without_having_one(client: httpx2.AsyncClient) -> None:
-    async def asked(**body: str) -> dict[str, Any]:
-        answer = await client.post("/bounces/classify", json=body)
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    assert await asked(reply="550 5.1.1 No such user") == {
-        "object": "classification",
-        "rule": "5.1.1",
-        "class": "hard",
-        "suppresses": True,
-        "code": "550",
-        "status": "5.1.1",
-    }
-    assert (await asked(reply="550 Connection frequency limited"))["class"] == "policy"
-    assert (await asked(status="4.2.2"))["class"] == "quota"
-    assert json.loads(json.dumps(await asked(reply="hm")))["rule"] == "none"
-    report = await asked(dsn=REPORT.decode())
-    assert (report["rule"], report["code"], report["status"]) == ("5.1.1", "550", "5.1.1")
-    for body in ({}, {"reply": "x" * 2001}, {"replies": "x"}, {"dsn": "x", "reply": "x"}, {"dsn": "Subject: x"}):
-        refused(await client.post("/bounces/classify", json=body), 422, "validation_error")

@@ -238,10 +238,13 @@ BODIES: Mapping[tuple[str, str], Any] = {  # what an operation wants, so that on
     ("PATCH", "/emails/{id}"): {"scheduled_at": "in 1 hour"},
     ("PATCH", "/webhooks/{id}"): {"types": ["*"]},
     ("PATCH", "/domains/{name}"): {"unknown_recipients": "reject"},
+    ("PATCH", "/bounces/rules/{id}"): {"note": "mine now"},
     ("PATCH", "/templates/{id}"): {"subject": "mine now"},
     ("POST", "/templates/{id}/render"): {"variables": {}},
 }
+RULE = {"words": "private words", "kind": "policy"}
 TEMPLATE = {"name": "private", "subject": "private", "text": "private"}
+LISTS: Mapping[str, str] = {"bounces": "bounces/rules"}  # where a chapter's things are, if not right in it
 QUERIES: Mapping[tuple[str, str], str] = {("GET", "/mailboxes/{mailbox}/wait"): "?timeout=0"}
 
 
@@ -267,6 +270,7 @@ async def belongings(home: house.House, client: httpx2.AsyncClient) -> dict[str,
         "api-keys": (await made_key(client, scopes=["read"]))["id"],
         "suppressions": await suppressed(client, f"{box['id']}@gone.example"),
         "templates": (await client.post("/templates", json=TEMPLATE)).json()["id"],
+        "bounces": (await client.post("/bounces/rules", json=RULE)).json()["id"],
     }
 
 
@@ -317,7 +321,7 @@ async def everything(client: httpx2.AsyncClient, ids: Mapping[str, str]) -> dict
     """What its owner sees of it."""
     seen = {}
     for chapter, id in ids.items():
-        answer = await client.get(f"/{chapter}/{id}")
+        answer = await client.get(f"/{LISTS.get(chapter, chapter)}/{id}")
         assert answer.status_code == 200, answer.text
         seen[chapter] = answer.json()
     return seen
@@ -355,6 +359,7 @@ async def test_what_is_somebody_elses_is_as_if_it_were_not(
             "/domains",
             "/suppressions",
             "/templates",
+            "/bounces/rules",
             "/events",
         ):
             assert await letters.listed(stranger, path) == [], path

@@ -72,13 +72,15 @@ where d.account_id = :account_id and d.id = u.id and d.lease_id = u.lease_id and
 returning d.id
 
 -- add_attempts: what was tried, whether or not it still decided anything
-insert into attempts (account_id, id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, code, reply, transcript, is_stale)
+insert into attempts (account_id, id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, code, reply, transcript,
+  is_stale, rule, class, suppresses)
 select :account_id, u.id, u.delivery_id, u.email_id, u.number, u.provider, u.started_at, u.finished_at, u.outcome, u.code, u.reply,
-  cast(u.transcript as jsonb), u.is_stale
+  cast(u.transcript as jsonb), u.is_stale, u.rule, u.class, u.suppresses
 from unnest(cast(:ids as uuid[]), cast(:delivery_ids as uuid[]), cast(:email_ids as uuid[]), cast(:numbers as integer[]),
   cast(:providers as text[]), cast(:started_ats as timestamptz[]), cast(:finished_ats as timestamptz[]), cast(:outcomes as text[]),
-  cast(:codes as smallint[]), cast(:replies as text[]), cast(:transcripts as text[]), cast(:stales as boolean[]))
-  as u (id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, code, reply, transcript, is_stale)
+  cast(:codes as smallint[]), cast(:replies as text[]), cast(:transcripts as text[]), cast(:stales as boolean[]),
+  cast(:rules as text[]), cast(:classes as text[]), cast(:suppresses as boolean[]))
+  as u (id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, code, reply, transcript, is_stale, rule, class, suppresses)
 
 -- probe_attempt: to be rolled back: no row = the attempt is there. Waits for a transaction that is still committing it
 insert into attempts as t (account_id, id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, reply, transcript)
