@@ -12,7 +12,7 @@ import datetime as dt
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -270,7 +270,12 @@ def _folded(name: str, value: str) -> str | None:
     return "\r\n".join([*lines, line])
 
 
-def _addressed(name: str, mailboxes: tuple[Mailbox, ...]) -> str:
+def addressed(name: str, mailboxes: Sequence[Mailbox]) -> bytes:
+    """A field of addresses, folded, without its last line end."""
+    return _addressed(name, mailboxes).encode()
+
+
+def _addressed(name: str, mailboxes: Sequence[Mailbox]) -> str:
     lines: list[str] = []
     line = f"{name}: "
     for index, mailbox in enumerate(mailboxes):

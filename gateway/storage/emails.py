@@ -19,7 +19,7 @@ token still stands; otherwise the attempt is recorded and decides nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -28,7 +28,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from gateway.errors import InvalidState, NotFound
+from gateway.errors import InvalidState, NotFound, invalid
 from gateway.mail import address, classify
 from gateway.storage import callbacks, db, events, suppressions
 from gateway.storage.sql import load
@@ -390,12 +390,16 @@ async def attempt_exists(connection: db.Connection, account_id: UUID, attempt_id
         await probe.rollback()
 
 
-async def cancel(connection: db.Connection, account_id: UUID, email_id: UUID) -> None:
-    """Recipients that nobody wrote to yet are not written to. Raises NotFound, InvalidState if there are none."""
-    ids = await _choose(connection, account_id, email_id, CANCELABLE)
+async def cancel(
+    connection: db.Connection, account_id: UUID, email_id: UUID, only: Sequence[str] | None = None
+) -> None:
+    """Recipients that nobody wrote to yet are not written to; those that are held stay unanswered.
+
+    `only`: canonical addresses; None = whoever can be. Raises NotFound, InvalidState, ValidationFailed."""
+    ids = await _choose(connection, account_id, email_id, CANCELABLE, only)
     if not ids:
         raise InvalidState("The e-mail cannot be canceled any more.")
-    await sql.set_status.run(connection, account_id=account_id, ids=ids, status="canceled", scheduled_at=None)
+    await set_status(connection, account_id, ids, "canceled")
     await _tell(connection, account_id, email_id, "email.canceled", {"recipients": len(ids)})
 
 
@@ -405,29 +409,66 @@ async def reschedule(connection: db.Connection, account_id: UUID, email_id: UUID
     if not ids:
         raise InvalidState("Only a scheduled e-mail can be rescheduled.")
     await sql.set_schedule.run(connection, account_id=account_id, id=email_id, scheduled_at=scheduled_at)
-    await sql.set_status.run(connection, account_id=account_id, ids=ids, status="scheduled", scheduled_at=scheduled_at)
+    await set_status(connection, account_id, ids, "scheduled", scheduled_at=scheduled_at)
     await _tell(connection, account_id, email_id, "email.scheduled", {"scheduled_at": scheduled_at.astimezone(UTC)})
 
 
-async def retry(connection: db.Connection, account_id: UUID, email_id: UUID) -> None:
-    """Recipients that were given up, held or put off are tried again now. Raises NotFound, InvalidState."""
-    ids = await _choose(connection, account_id, email_id, RETRYABLE)
+async def retry(connection: db.Connection, account_id: UUID, email_id: UUID, only: Sequence[str] | None = None) -> None:
+    """Recipients that were given up, held or put off are tried again now.
+
+    `only`: canonical addresses; None = whoever can be. Raises NotFound, InvalidState, ValidationFailed."""
+    ids = await _choose(connection, account_id, email_id, RETRYABLE, only)
     if not ids:
         raise InvalidState("No recipient of the e-mail can be tried again.")
-    await sql.set_status.run(connection, account_id=account_id, ids=ids, status="queued", scheduled_at=None)
+    await set_status(connection, account_id, ids, "queued")
     await _tell(connection, account_id, email_id, "email.queued", {"recipients": len(ids)})
 
 
-async def _choose(connection: db.Connection, account_id: UUID, email_id: UUID, statuses: frozenset[str]) -> list[UUID]:
+async def set_status(
+    connection: db.Connection,
+    account_id: UUID,
+    ids: Sequence[UUID],
+    status: str,
+    *,
+    scheduled_at: datetime | None = None,
+) -> None:
+    """Change recipients by the caller's word: canceled, queued again, scheduled anew. Their rows are locked."""
+    await sql.set_status.run(connection, account_id=account_id, ids=list(ids), status=status, scheduled_at=scheduled_at)
+
+
+async def _choose(
+    connection: db.Connection,
+    account_id: UUID,
+    email_id: UUID,
+    statuses: frozenset[str],
+    only: Sequence[str] | None = None,
+) -> list[UUID]:
     rows = await sql.lock.fetch(connection, account_id=account_id, email_id=email_id)
     if not rows:
         raise NotFound
+    if only is not None:
+        by_address = {_canonical(row["address"]): row for row in rows}
+        _check_named(only, {address: row["status"] for address, row in by_address.items()}, statuses)
+        rows = [by_address[address] for address in dict.fromkeys(only)]
     return [row["id"] for row in rows if row["status"] in statuses]
 
 
+def _check_named(only: Sequence[str], known: Mapping[str, str], statuses: frozenset[str]) -> None:
+    """All that are named are recipients, and such as this can be done to; else nothing is done."""
+    for index, name in enumerate(only):
+        if name not in known:
+            raise invalid(f"recipients[{index}]", "not a recipient of this e-mail")
+    if stuck := [f"{name} is {known[name]}" for name in only if known[name] not in statuses]:
+        raise InvalidState(f"That cannot be done any more: {', '.join(stuck)}.")
+
+
 async def _tell(connection: db.Connection, account_id: UUID, email_id: UUID, kind: str, data: dict[str, Any]) -> None:
-    body = events.encode({"id": email_id, **data})
-    await events.append(connection, account_id, [events.NewEvent(type=kind, email_id=email_id, data=body)])
+    await events.append(connection, account_id, [told(email_id, kind, data)])
+
+
+def told(email_id: UUID, kind: str, data: Mapping[str, Any]) -> events.NewEvent:
+    """An event about a whole e-mail."""
+    return events.NewEvent(type=kind, email_id=email_id, data=events.encode({"id": email_id, **data}))
 
 
 async def late(connection: db.Connection, seconds: float, limit: int) -> dict[UUID, list[UUID]]:

@@ -1,4 +1,4 @@
-"""/v1/emails: sending, a superset of Resend's requests; lists, timelines, cancelling, rescheduling, retrying."""
+"""/v1/emails: sending, a superset of Resend's requests; lists, what was sent, attempts, rescheduling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address, classify, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import send as sending
-from gateway.storage import db, emails, idempotency
+from gateway.storage import db, emails
 from gateway.storage.idempotency import Once, Turns
 from gateway.web import api, messages, once, parts, reading, templates
 
@@ -260,8 +260,6 @@ class Emails:
             api.op("PATCH", "/emails/{id}", self.reschedule, errors=[errors.InvalidState], **writing),
             api.op("GET", "/emails/{id}/attempts", self.attempts, returns=Page[Attempt], **reading),
             api.op("GET", "/emails/{id}/raw", self.raw, produces="message/rfc822", **reading),
-            api.op("POST", "/emails/{id}/cancel", self.cancel, errors=[errors.InvalidState], **writing),
-            api.op("POST", "/emails/{id}/retry", self.retry, errors=[errors.InvalidState], **writing),
         ]
 
     async def send(
@@ -280,13 +278,7 @@ class Emails:
 
     async def _as_before(self, caller: Caller, wish: Once | None, error: errors.ApiError) -> models.Answer:
         """The first answer to a call whose template has gone or changed since; else raises `error`."""
-        if wish is None:
-            raise error
-        async with self._gateway.database.connection() as connection:
-            if not await idempotency.is_taken(connection, caller.account_id, wish):
-                raise error
-            first = await idempotency.first(connection, caller.account_id, wish)
-        return once.answered(first.status, first.answer, replayed=True)
+        return await once.as_before(self._gateway.database, caller.account_id, wish, error)
 
     async def batch(
         self,
@@ -333,7 +325,7 @@ class Emails:
         """E-mails, newest first."""
         wanted = emails.Wanted(
             status=query.status,
-            to=_as_listed(query.to) if query.to else None,
+            to=as_listed(query.to) if query.to else None,
             tag=query.tag,
             since=query.since,
             until=query.until,
@@ -391,29 +383,14 @@ class Emails:
             raise errors.NotFound
         return parts.download(raw, "message/rfc822", f"{id}.eml")
 
-    async def cancel(self, caller: Caller, id: UUID) -> Changed:
-        """Do not send it to whom it was not sent yet."""
-        async with self._gateway.database.transaction() as connection:
-            await emails.cancel(connection, caller.account_id, id)
-        self._gateway.tell([caller.account_id])
-        return Changed(id=id)
-
     async def reschedule(self, caller: Caller, id: UUID, body: EmailChanges) -> Changed:
         """Send it at another time."""
         if body.id is not None and body.id != str(id):
             raise errors.invalid("id", "not the e-mail of the path")
-        moment = _moment(body.scheduled_at) or datetime.now(UTC)
+        at = moment(body.scheduled_at) or datetime.now(UTC)
         async with self._gateway.database.transaction() as connection:
-            await emails.reschedule(connection, caller.account_id, id, moment)
+            await emails.reschedule(connection, caller.account_id, id, at)
         self._gateway.tell([caller.account_id])
-        return Changed(id=id)
-
-    async def retry(self, caller: Caller, id: UUID) -> Changed:
-        """Try again now for whom it failed, bounced, was put off or is held."""
-        async with self._gateway.database.transaction() as connection:
-            await emails.retry(connection, caller.account_id, id)
-        self._gateway.tell([caller.account_id])
-        self._gateway.nudge_deliveries([caller.account_id])
         return Changed(id=id)
 
 
@@ -463,7 +440,7 @@ def _request(caller: Caller, body: NewEmail) -> sending.Request:
         attachments=attached(body.attachments),
         tags=tuple({"name": tag.name, "value": tag.value} for tag in body.tags or ()),
         metadata=body.metadata or {},
-        scheduled_at=_moment(body.scheduled_at),
+        scheduled_at=moment(body.scheduled_at),
         expires_in=body.expires_in,
         on_unknown=body.on_unknown,
         on_suppressed=body.on_suppressed,
@@ -480,13 +457,18 @@ def check_sender(caller: Caller, sender: address.Mailbox) -> None:
 
 def check_whole(request: sending.Request) -> None:
     """Raises ValidationFailed, MissingRequiredField: somebody to send it to, not too many, and something to say."""
+    check_recipients(request)
+    if not request.text and not request.html:
+        message = "text or html is needed"
+        raise errors.MissingRequiredField(message, errors=[errors.FieldError(field="text", message=message)])
+
+
+def check_recipients(request: sending.Request) -> None:
+    """Raises ValidationFailed where there is nobody to send it to, or too many are."""
     if not request.recipient_count:
         raise errors.invalid("to", "at least one recipient is needed")
     if request.recipient_count > sending.MAX_RECIPIENTS:
         raise errors.invalid("to", f"at most {sending.MAX_RECIPIENTS} recipients in all")
-    if not request.text and not request.html:
-        message = "text or html is needed"
-        raise errors.MissingRequiredField(message, errors=[errors.FieldError(field="text", message=message)])
 
 
 def _mailbox(field: str, text: str) -> address.Mailbox:
@@ -535,15 +517,15 @@ def _bad_attachment(field: str, message: str) -> errors.InvalidAttachment:
     return errors.InvalidAttachment(f"{field}: {message}", errors=[errors.FieldError(field=field, message=message)])
 
 
-def _moment(text: str | None) -> datetime | None:
+def moment(text: str | None) -> datetime | None:
     """When to send; None = at once, which a time that has passed means too. Raises ValidationFailed."""
     if text is None:
         return None
     now = datetime.now(UTC)
-    moment = _relative(text, now) or _absolute(text)
-    if moment > now + MAX_AHEAD:
+    at = _relative(text, now) or _absolute(text)
+    if at > now + MAX_AHEAD:
         raise errors.invalid("scheduled_at", "more than a year ahead")
-    return moment if moment > now else None
+    return at if at > now else None
 
 
 def _relative(text: str, now: datetime) -> datetime | None:
@@ -578,7 +560,8 @@ async def _page(
     return found[::-1]
 
 
-def _as_listed(text: str) -> str:
+def as_listed(text: str) -> str:
+    """A recipient's address as it is looked for. Raises ValidationFailed on the field `to`."""
     try:
         return sending.as_listed(address.parse(text))
     except address.InvalidAddress:

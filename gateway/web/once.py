@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from gateway import errors
 from gateway.models import Answer
 from gateway.storage import db, idempotency
 from gateway.storage.idempotency import Once, Turns
@@ -30,6 +31,17 @@ def answered(status: int, body: object, *, replayed: bool = False) -> Answer:
     return Answer(status=status, body=msgspec.json.encode(body), headers=REPLAYED if replayed else ())
 
 
+async def as_before(database: db.Database, account_id: UUID, wish: Once | None, error: errors.ApiError) -> Answer:
+    """The first answer to a call that can no longer be carried out as it was; else raises `error`."""
+    if wish is None:
+        raise error
+    async with database.connection() as connection:
+        if not await idempotency.is_taken(connection, account_id, wish):
+            raise error
+        first = await idempotency.first(connection, account_id, wish)
+    return answered(first.status, first.answer, replayed=True)
+
+
 class Creations:
     """Creates things, each once for its key: the key, the answer and what is created are one transaction."""
 
@@ -38,12 +50,14 @@ class Creations:
         self._seconds = seconds  # how long a key is remembered
         self._turns = Turns()
 
-    async def create(self, account_id: UUID, once: Once | None, create: Create) -> tuple[dict[str, Any], bool]:
-        """The answer (201) without its secrets, and whether it is the first one again."""
+    async def create(
+        self, account_id: UUID, once: Once | None, create: Create, *, status: int = 201
+    ) -> tuple[dict[str, Any], bool]:
+        """The answer without its secrets, and whether it is the first one again."""
         async with self._turns.turn(account_id, once), self._database.transaction() as connection:
             if once is not None:
                 first = await idempotency.claim(
-                    connection, account_id, once, status=201, answer={}, seconds=self._seconds
+                    connection, account_id, once, status=status, answer={}, seconds=self._seconds
                 )
                 if first is not None:
                     return first.answer, True
