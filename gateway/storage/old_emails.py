@@ -7,7 +7,7 @@ Events, statistics and idempotency keys are others' and stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -56,15 +56,23 @@ async def remove(
 
 
 async def _remove_provider_messages(connection: db.Connection, account_id: UUID, recipients: Iterable[Record]) -> None:
-    named = [
-        (provider, callbacks.bare(row["provider_id"]))
-        for row in recipients
-        if row["provider_id"] and (provider := callbacks.provider_of(row["provider"] or ""))
-    ]
+    """As they are written down today, and as they were without the recipient."""
+    named: list[tuple[str, str]] = []
+    for row in recipients:
+        handed = callbacks.Handed(
+            provider=row["provider"] or "",
+            provider_id=row["provider_id"] or "",
+            recipient=row["address"],
+            account_id=account_id,
+            delivery_id=row["id"],
+        )
+        if handed.called is not None:
+            named += [handed.called, (handed.called[0], callbacks.bare(handed.provider_id))]
     if named:
-        providers: Sequence[str] = [provider for provider, _ in named]
-        ids = [provider_id for _, provider_id in named]
-        await sql.remove_provider_messages.run(connection, account_id=account_id, providers=providers, provider_ids=ids)
+        providers, names = [provider for provider, _ in named], [name for _, name in named]
+        await sql.remove_provider_messages.run(
+            connection, account_id=account_id, providers=providers, provider_ids=names
+        )
 
 
 async def remove_attempts(

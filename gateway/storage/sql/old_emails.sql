@@ -16,7 +16,7 @@ from emails e where e.account_id = :account_id and e.id > :after and e.id < :unt
 order by e.id limit :limit
 
 -- lock: their recipients, in the order in which callers lock them, too; open = not over, by now
-select d.id, d.email_id, d.provider, d.provider_id, (d.due_at is not null or d.status = 'unknown'
+select d.id, d.email_id, d.address, d.provider, d.provider_id, (d.due_at is not null or d.status = 'unknown'
   or d.updated_at > statement_timestamp() - make_interval(secs => :seconds)) as is_open
 from deliveries d where d.account_id = :account_id and d.email_id = any(cast(:ids as uuid[]))
 order by d.id for update
