@@ -387,6 +387,38 @@ create table attempts (                               -- append-only, one row an
 );
 create index attempts_by_email on attempts (account_id, email_id, id);
 
+create table counting (                               -- how far an account's log is counted in delivery_statistics
+  account_id uuid primary key,
+  counted_seq bigint not null                         -- events.seq; written in the transaction of the counts; no row = none yet
+) with (fillfactor = 50);
+
+create table delivery_statistics (                    -- what became of mail, added up by hours
+  account_id uuid not null,
+  hour timestamptz not null,                          -- its beginning, UTC; in which the log holds what is counted
+  tag text not null,                                  -- name:value; '' = the total, in which each event counts once, whatever its
+                                                      -- tags; '*' = tags beyond those that an hour has room for
+  sender_domain text not null,                        -- lower-case A-labels; '' = beyond those
+  recipient_domain text not null,                     -- the same; '' with every tag but the total
+  provider text not null,                             -- '' = none was asked; '*' = beyond those
+  accepted integer not null,                          -- recipients that a caller asked for
+  sent integer not null,                              -- from here on events of that type
+  delivered integer not null,
+  deferred integer not null,
+  bounced integer not null,
+  failed integer not null,
+  suppressed integer not null,
+  complained integer not null,
+  opened integer not null,
+  clicked integer not null,
+  unknown integer not null,
+  taken integer not null,                             -- recipients that were sent or delivered, each once
+  returned integer not null,                          -- bounced or failed after they were taken
+  first_bucket smallint not null,                     -- of latencies
+  latencies integer[] not null,                       -- how many were taken so long after they were due: gateway.outbound.latency
+  primary key (account_id, hour, tag, sender_domain, recipient_domain, provider)
+) with (fillfactor = 70);                             -- an hour's rows are written again and again while it lasts
+create index delivery_statistics_age on delivery_statistics (hour); -- the oldest are forgotten
+
 create table provider_messages (                      -- look-up: whose mail does a provider's callback speak of?
   provider text not null,
   provider_id text not null,

@@ -26,6 +26,7 @@ from gateway.inbound.indexing import AfterwardsReader
 from gateway.notify.dispatch import Dispatcher
 from gateway.notify.webhooks import Poster
 from gateway.outbound.deliver import Carrier
+from gateway.outbound.record import Record
 from gateway.settings import Settings
 from gateway.storage import housekeeping
 from workers.drains import Drains
@@ -37,6 +38,8 @@ HEARING_SECONDS = 1.0  # how long it is believed which accounts have webhooks
 INDEXING_ACCOUNTS = 2  # read at once: more would take the processors from those who accept mail
 UNREAD_SECONDS = 30.0  # between looks for mail that no nudge told of
 UNREAD_SECONDS_ALONE = 1.0  # the same without Redis
+COUNTING_ACCOUNTS = 2  # counted at once
+COUNTING_SECONDS = 1.0  # between counts of an account whose log grows
 UNREAD_SHARE = 0.05  # of the time that looking may take
 
 
@@ -56,6 +59,9 @@ class Work:
         self._indexing = Drains(self._reader.drain, name="index", concurrency=INDEXING_ACCOUNTS)
         self._judging = Drains(gateway.judging.drain, name="judge")
         self._held = Drains(gateway.judging.drain_held, name="judge held")
+        self._record = Record(gateway.database, rest=gateway.pace.rest)
+        self._counting = Drains(self._record.drain, name="count", concurrency=COUNTING_ACCOUNTS)
+        self._grown: set[UUID] = set()  # accounts whose logs have grown since they were last counted
         self._looked = float("-inf")  # when all accounts were last looked at for mail to read
         self._looking = 0.0  # seconds that it took
         self._hearing: set[UUID] = set()
@@ -68,6 +74,7 @@ class Work:
             _every(settings.sweep_interval_seconds, self._sweep),
             _every(HEARING_SECONDS, self._learn_who_hears),
             _every(UNREAD_SECONDS_ALONE, self._index),
+            _every(COUNTING_SECONDS, self._count),
             _every(settings.expiry_interval_seconds, self._expire),
             _every(settings.expiry_interval_seconds, self._tell_late),
             _every(settings.reclaim_interval_seconds, self._reclaim),
@@ -78,6 +85,7 @@ class Work:
         """These accounts' logs have grown: some have webhooks to be told by, all may have mail to be read."""
         for account_id in self._hearing.intersection(account_ids):
             self._webhooks.poke(account_id)
+        self._grown.update(account_ids)
         for account_id in account_ids:
             self._indexing.poke(account_id)
             if self._settings.sender_auth:
@@ -87,6 +95,7 @@ class Work:
         """Begin nothing new; what runs has DRAIN_SECONDS to end."""
         seconds = self._settings.drain_seconds
         self._reader.end()
+        self._record.end()
         await asyncio.gather(*(drains.close(seconds) for drains in self._drains()))
         left = await asyncio.gather(
             self._carrier.close(seconds), self._dispatcher.close(seconds), self._gateway.judging.close(seconds)
@@ -94,7 +103,7 @@ class Work:
         log.info("worker drained", deliveries_left=left[0], webhooks_left=left[1], held_left=left[2])
 
     def _drains(self) -> Sequence[Drains]:
-        return self._deliveries, self._webhooks, self._indexing, self._judging, self._held
+        return self._deliveries, self._webhooks, self._indexing, self._judging, self._held, self._counting
 
     def _arq(self) -> NudgedWorker:
         return NudgedWorker(
@@ -113,7 +122,7 @@ class Work:
             self._held.poke(account_id)
 
     async def _index(self) -> None:
-        """Mail that no nudge told of. While Redis is there, that is next to none."""
+        """Mail, and news of mail, that no nudge told of. While Redis is there, that is next to none."""
         began = time.monotonic()
         connected = self._gateway.redis_state == "connected"
         if began < self._looked + (UNREAD_SECONDS if connected else self._looking / UNREAD_SHARE):
@@ -122,8 +131,15 @@ class Work:
             self._indexing.poke(account_id)
         for account_id in await self._gateway.judging.look():
             self._judging.poke(account_id)
+        self._grown.update(await self._record.look())
         self._looked = time.monotonic()
         self._looking = self._looked - began
+
+    async def _count(self) -> None:
+        """Now and then, not at once: what a second brings is added to the same few rows."""
+        grown, self._grown = self._grown, set()
+        for account_id in grown:
+            self._counting.poke(account_id)
 
     async def _learn_who_hears(self) -> None:
         self._hearing = await self._dispatcher.hearing()
@@ -149,6 +165,7 @@ class Work:
             await housekeeping.forget_emails(database, settings.email_retention_seconds)
         if settings.attempt_retention_seconds:
             await housekeeping.forget_attempts(database, settings.attempt_retention_seconds)
+        await housekeeping.forget_statistics(database, settings.statistics_retention_seconds)
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

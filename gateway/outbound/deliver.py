@@ -50,6 +50,12 @@ SECONDS = prometheus_client.Histogram(
     ["provider"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600),
 )
+HANDOVER: Final = prometheus_client.Histogram(
+    "postroom_handover_seconds",
+    "Time from when an e-mail was due to when a recipient's next hop had it",
+    ["provider"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200, 28_800, 86_400),
+)
 
 CHUNK: Final = 25  # recipients of one claim; small, so that accounts take turns
 AHEAD: Final = 2  # recipients in hand, times those that the network may have at once
@@ -238,6 +244,8 @@ class Carrier:
         for one in tries:
             _counter(one.provider, one.verdict.outcome).inc()
             _histogram(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
+        if tries[-1].verdict.outcome in ("sent", "delivered"):
+            _handover(tries[-1].provider).observe((tries[-1].verdict.finished_at - claimed.queued_at).total_seconds())
         return await self._judged(claimed, tries)
 
     async def _judged(self, claimed: emails.Claimed, tries: Sequence[Try]) -> list[emails.Settled]:
@@ -350,6 +358,11 @@ def _counter(provider: str, outcome: str) -> prometheus_client.Counter:
 @functools.cache
 def _histogram(provider: str) -> prometheus_client.Histogram:
     return SECONDS.labels(provider)
+
+
+@functools.cache
+def _handover(provider: str) -> prometheus_client.Histogram:
+    return HANDOVER.labels(provider)
 
 
 def _expires_within(claimed: emails.Claimed, seconds: float) -> bool:

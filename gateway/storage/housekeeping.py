@@ -7,7 +7,7 @@ may run twice at once or die at any point: whatever is left is found again the n
     tell_late   tells of recipients that wait for long, once
     reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
     empty_void  removes mail that was dropped
-    forget      removes old idempotency keys, callbacks, suppressions, attempts, e-mails and beginnings of event logs
+    forget      removes old idempotency keys, callbacks, suppressions, attempts, e-mails, statistics and beginnings of logs
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from gateway.storage import (
     mailboxes,
     messages,
     old_emails,
+    statistics,
     suppressions,
 )
 
 log = structlog.get_logger(__name__)
 
 # what: "mailbox" (expired), "late" (recipients told of), "reclaimed" (mailboxes), "message", "void", "event",
-# "callback", "idempotency_key", "suppression", "email", "attempt"
+# "callback", "idempotency_key", "suppression", "email", "attempt", "statistics"
 SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping changed or removed", ["what"])
 
 EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
@@ -180,6 +181,11 @@ async def forget_keys(database: db.Database, seconds: float) -> int:
 async def forget_suppressions(database: db.Database) -> int:
     """Remove suppressions whose time is over; how many. They did not count any more."""
     return await _forget(database, suppressions.forget, 0, what="suppression")
+
+
+async def forget_statistics(database: db.Database, retention: float) -> int:
+    """Remove statistics of hours that began more than `retention` seconds ago; how many rows."""
+    return await _forget(database, statistics.forget, retention, what="statistics")
 
 
 async def _forget(database: db.Database, forget: Forget, seconds: float, *, what: str) -> int:

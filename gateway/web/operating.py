@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway import telemetry
 from gateway.errors import InvalidApiKey, MissingApiKey, RestrictedApiKey
 from gateway.lifecycle import Gateway
+from gateway.outbound.backlog import Backlog
 from gateway.web import edge
 from gateway.web.access import Access, bearer
 
@@ -24,6 +25,7 @@ class Operating:
     def __init__(self, gateway: Gateway, access: Access, listening: Callable[[], dict[str, bool]]) -> None:
         self._gateway = gateway
         self._access = access
+        self._backlog = Backlog(gateway.database)
         self._listening = listening  # name of each listener that is configured → does it listen?
 
     def routes(self) -> Sequence[Route]:
@@ -55,6 +57,7 @@ class Operating:
         """Prometheus exposition; open in dev, else by METRICS_TOKEN or an admin key."""
         if not self._gateway.settings.postroom_dev:
             await self._admit(request)
+        await self._backlog.sample()
         body, content_type = telemetry.exposition()
         return Response(body, headers={"content-type": content_type})
 

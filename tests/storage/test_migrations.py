@@ -93,6 +93,7 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
         *("domains.find", "domains.hold_owner", "domains.holder", "domains.take_turn"),
         *("idempotency.old_accounts", "suppressions.over_accounts", "webhooks.due_accounts", "webhooks.hearing"),
         *("callbacks.keep", "callbacks.delivery_of", "callbacks.use", "callbacks.waiting", "callbacks.forget"),
+        *("statistics.behind", "statistics.old_accounts", "statistics.queue", "statistics.oldest_due"),
         *("search.by_index", "search.behind", "judgements.unjudged", "judgements.due_accounts"),
     }
     for file in FILES:
