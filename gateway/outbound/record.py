@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -243,14 +243,17 @@ class _Places:
         fresh = [value for value, _ in counts.most_common() if value not in told]
         told.update(fresh[: max(0, PLACES[name] - len(told))])
 
-    def keys(self, entry: Entry) -> set[Key]:
-        """The rows that the entry counts in: the total's, and one for each tag."""
+    def keys(self, entry: Entry) -> Iterator[Key]:
+        """The rows that the entry counts in, each once: the total's, and one for each tag."""
         sender, provider = self._place("sender_domain", entry.sender_domain), self._place("provider", entry.provider)
         recipient = self._place("recipient_domain", entry.recipient_domain)
-        keys = {self._row(Key(entry.hour, TOTAL, sender, recipient, provider))}
+        yield self._row(Key(entry.hour, TOTAL, sender, recipient, provider))
+        given: set[Key] = set()
         for tag in {self._place("tag", tag) for tag in entry.tags}:
-            keys.add(self._row(Key(entry.hour, tag, sender, "", provider)))
-        return keys
+            key = self._row(Key(entry.hour, tag, sender, "", provider))
+            if key not in given:
+                given.add(key)
+                yield key
 
     def _place(self, name: str, value: str) -> str:
         return value if value in self._told[name] else OVERFLOW[name]
