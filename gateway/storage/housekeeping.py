@@ -7,7 +7,7 @@ may run twice at once or die at any point: whatever is left is found again the n
     tell_late   tells of recipients that wait for long, once
     reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
     empty_void  removes mail that was dropped
-    forget      removes old idempotency keys, callbacks, suppressions, attempts, e-mails, statistics and beginnings of logs
+    forget      removes old keys, callbacks, suppressions, attempts, e-mails, statistics and beginnings of event logs
 """
 
 from __future__ import annotations
