@@ -7,15 +7,19 @@ configured says so in one line on standard error and exits with 2; what fails ot
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
 import gateway
 from gateway.errors import ConfigurationError, PostroomError
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
 
 app = typer.Typer(
     name="postroom",
@@ -108,6 +112,41 @@ def show_settings() -> None:
 
 
 @app.command()
+def doctor(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs")] = False,
+    dev_data: Annotated[
+        Path | None, typer.Option("--dev", help="Examine the `postroom dev` that runs over this data folder")
+    ] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Only this domain; may be repeated  [all]")] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(help="Address mail leaves from; may be repeated  [those of SMTP_HOSTNAME]")
+    ] = None,
+    reach: Annotated[str, typer.Option(help="Domain whose mail hosts are greeted, to see if port 25 is open")] = "",
+    send_test: Annotated[str, typer.Option(help="Send a test mail to this address through each provider")] = "",
+    sender: Annotated[str, typer.Option("--from", help="Who it is from  [postmaster@ the first domain]")] = "",
+) -> None:
+    """Check a deployment from end to end and say what to do. Exit code 1 where there is a problem."""
+    from gateway.doctor import examining, report  # noqa: PLC0415 - see the module's docstring
+
+    options = examining.Options(
+        domains=tuple(domain or ()),
+        addresses=tuple(address or ()),
+        reach=reach,
+        send_test=send_test,
+        sender=sender,
+    )
+    try:
+        to_use = _settings(dev_data)
+    except ConfigurationError as error:
+        found = examining.refused(error)
+    else:
+        found = asyncio.run(examining.examine(to_use, options))
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else report.text(found, style=_coloured))
+    raise typer.Exit(1 if found.state == "problem" else 0)
+
+
+@app.command()
 def version() -> None:
     """Tell the version."""
     typer.echo(f"postroom {gateway.__version__}")
@@ -161,6 +200,19 @@ def main() -> None:
     except PostroomError as error:
         typer.echo(f"postroom: {error}", err=True)
         sys.exit(1)
+
+
+def _settings(dev_data: Path | None) -> Settings:
+    """Those of the environment, or of the `postroom dev` that runs over a data folder."""
+    from gateway import dev as everything  # noqa: PLC0415 - see the module's docstring
+    from gateway import settings  # noqa: PLC0415 - likewise
+
+    return everything.running(dev_data, settings.process_environment()) if dev_data else settings.load()
+
+
+def _coloured(word: str, state: str) -> str:
+    """For terminals; anything else gets the word alone."""
+    return typer.style(word, fg={"ok": "green", "warning": "yellow", "problem": "red"}[state], bold=state == "problem")
 
 
 def _database_url() -> str:

@@ -487,6 +487,23 @@ def _layered(options: Options, environment: Mapping[str, str]) -> dict[str, str]
     return {**defaults, **theirs, **chosen, "POSTROOM_DEV": "1"}
 
 
+def running(data_dir: Path, environment: Mapping[str, str]) -> settings.Settings:
+    """The settings of the gateway that runs over this data folder. ConfigurationError where none does."""
+    try:
+        described = json.loads((data_dir / "dev.json").read_text("utf-8"))
+        secret_key = (data_dir / "secret_key").read_text("utf-8").strip()
+    except (OSError, ValueError):
+        raise ConfigurationError(f"no `postroom dev` runs over {data_dir}") from None
+    options = Options(
+        data_dir=data_dir,
+        http_port=int(described["http_url"].rpartition(":")[2]),
+        smtp_port=described["smtp_port"],
+        submission_port=described["submission_port"],
+    )
+    known = {"DATABASE_URL": described["database_url"], "REDIS_URL": described["redis_url"]}
+    return settings_of({"SECRET_KEY": secret_key, **_layered(options, environment), **known})
+
+
 def settings_of(environment: Mapping[str, str]) -> settings.Settings:
     """The settings that a program with this environment has. ConfigurationError names what is wrong."""
     fields = settings.Settings.model_fields

@@ -21,6 +21,7 @@ from uuid import UUID
 import structlog
 
 from gateway import errors, tokens
+from gateway.inbound import spf
 from gateway.mail import address, dkim
 from gateway.mail.auth import dmarc
 from gateway.outbound import signing
@@ -196,30 +197,42 @@ class Domains:
 
     # Looking
 
-    def _wanted(self, account_id: UUID, claim: domains.Claim, keys: Sequence[dkim_keys.DkimKey]) -> list[Record]:
-        name = claim.name
+    async def look(self, wanted: Sequence[Record]) -> list[Record]:
+        """The records with what the DNS says of them now. Nothing is written down."""
+        answers = await asyncio.gather(*(self._ask(record) for record in wanted))
+        judged = zip(wanted, answers, strict=True)
+        return list(await asyncio.gather(*(self._verdict(record, answer) for record, answer in judged)))
+
+    def mail_records(self, name: str, keys: Iterable[Record], *, wildcard: bool = False) -> list[Record]:
+        """What mail to and from a domain needs, whoever has it."""
         mx = Record(type="MX", name=name, value=self._host, priority=PRIORITY, purpose="mx", required=True)
         return [
-            Record(
-                type="TXT",
-                name=f"{LABEL}.{name}",
-                value=self.proof(account_id, name),
-                purpose="ownership",
-                required=True,
-            ),
             mx,
-            *([replace(mx, name=f"*.{name}")] if claim.wildcard else []),
+            *([replace(mx, name=f"*.{name}")] if wildcard else []),
             Record(type="TXT", name=name, value=f"v=spf1 a:{self._host} ~all", purpose="spf"),
             Record(type="TXT", name=f"_dmarc.{name}", value="v=DMARC1; p=none", purpose="dmarc"),
-            *(_record(name, key) for key in keys),
+            *keys,
         ]
+
+    def _wanted(self, account_id: UUID, claim: domains.Claim, keys: Sequence[dkim_keys.DkimKey]) -> list[Record]:
+        name = claim.name
+        proof = Record(
+            type="TXT",
+            name=f"{LABEL}.{name}",
+            value=self.proof(account_id, name),
+            purpose="ownership",
+            required=True,
+        )
+        published = [dkim_record(name, key.selector, key.record) for key in keys]
+        return [proof, *self.mail_records(name, published, wildcard=claim.wildcard)]
 
     async def _look(self, account_id: UUID, claim: domains.Claim, keys: Sequence[dkim_keys.DkimKey]) -> Look:
         wanted = self._wanted(account_id, claim, keys)
         answers = await asyncio.gather(*(self._ask(record) for record in wanted))
         proofs = answers[0]
+        judged = zip(wanted, answers, strict=True)
         return Look(
-            records=tuple(self._judged(record, answer) for record, answer in zip(wanted, answers, strict=True)),
+            records=tuple(await asyncio.gather(*(self._verdict(record, answer) for record, answer in judged))),
             proofs=None if proofs is None else frozenset(proofs),
         )
 
@@ -230,6 +243,23 @@ class Domains:
             return None if exchangers is None else _best(exchangers)
         texts = await _answer(self._resolver.txt(record.name))
         return None if texts is None else [text.decode("utf-8", "replace").strip() for text in texts]
+
+    async def _verdict(self, record: Record, answer: list[str] | None) -> Record:
+        judged = self._judged(record, answer)
+        if record.purpose != "spf" or judged.state != "wrong" or len(judged.found) != 1:
+            return judged
+        return replace(judged, state="ok", found=()) if await self._passes(record.name) else judged
+
+    async def _passes(self, name: str) -> bool:
+        """Whether SPF lets every address of our host send for the domain, in whichever words its record says so."""
+        addresses = await _answer(self._resolver.addresses(self._host)) or []
+        asked = [spf.check(self._resolver, remote_ip=one, mail_from=f"a@{name}", helo=self._host) for one in addresses]
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                outcomes = await asyncio.gather(*asked)
+        except TimeoutError:
+            return False
+        return bool(outcomes) and all(outcome.result == "pass" for outcome in outcomes)
 
     def _judged(self, record: Record, answer: list[str] | None) -> Record:
         if answer is None:
@@ -254,8 +284,9 @@ class Domains:
         return record.value in found
 
 
-def _record(name: str, key: dkim_keys.DkimKey) -> Record:
-    return Record(type="TXT", name=f"{key.selector}._domainkey.{name}", value=key.record, purpose="dkim")
+def dkim_record(name: str, selector: str, value: str) -> Record:
+    """Where a key's public half stands."""
+    return Record(type="TXT", name=f"{selector}._domainkey.{name}", value=value, purpose="dkim")
 
 
 def _selector(record: Record) -> str:

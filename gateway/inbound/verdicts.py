@@ -228,7 +228,7 @@ class Judge:
         keys = _Keys(resolver=self._resolver)
         asked = [
             asyncio.create_task(self._spf(peer)),
-            asyncio.create_task(self._published(evidence.author)),
+            asyncio.create_task(self.published(evidence.author)),
             asyncio.create_task(self._chain(evidence.chain, keys, now)),
         ]
         verified = [asyncio.create_task(self._verified(one, keys, now)) for one in evidence.hashed]
@@ -293,7 +293,7 @@ class Judge:
             result, reason = await _links(chain, keys, now)
         return Chained(result=result, sealer=chain.sealer, length=chain.length, reason=reason)
 
-    async def _published(self, author: str) -> Published | str | None:
+    async def published(self, author: str) -> Published | str | None:
         """The record for a domain; a text = it cannot be known, and why."""
         if not author:
             return None

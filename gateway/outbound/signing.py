@@ -75,7 +75,7 @@ class Signer:
         self._database = database
         self._keyring = keyring
         self._shared = shared_domains(settings)
-        self._house_key = _house_key(settings)
+        self._house_key = house_key(settings)
         self._known: dict[tuple[UUID, str], _Known] = {}
 
     async def signed(self, account_id: UUID, raw: bytes) -> bytes:
@@ -223,8 +223,8 @@ def domain_of(text: str) -> str:
         return domain
 
 
-def _house_key(settings: Settings) -> tuple[str, dkim.Private] | None:
-    """Selector and key of MAIL_DOMAINS."""
+def house_key(settings: Settings) -> tuple[str, dkim.Private] | None:
+    """Selector and key of MAIL_DOMAINS; None = none is set. Raises ConfigurationError."""
     if not settings.dkim_key_file:
         return None
     try:

@@ -63,6 +63,16 @@ class Verdict:
     of_one_domain: bool = False  # it tells of the recipient's domain alone, and nothing of how the provider is
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """What a way out is found to be when it is asked without sending anything."""
+
+    standing: Literal["well", "doubtful", "unwell"]  # doubtful: it may work, but somebody should look
+    said: str  # one line for people; credentials replaced
+    advice: str = ""  # one sentence; empty where the check knows no better than what was said
+    tls: bool = False  # whether the line was encrypted in the end
+
+
 class Provider(Protocol):
     """A way out."""
 

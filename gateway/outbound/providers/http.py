@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import email.utils
 import re
 import ssl
@@ -22,7 +23,7 @@ import httpx2
 import msgspec
 
 from gateway.outbound.providers import replies, smtp_session
-from gateway.outbound.providers.contract import AboutToCommit, Outcome, Outgoing, Stage, Verdict
+from gateway.outbound.providers.contract import AboutToCommit, Health, Outcome, Outgoing, Stage, Verdict
 
 MOST_READ: Final = 65_536  # octets of an answer; the rest is left unread, and the connection closed
 SHORTEST_SECRET: Final = 4  # characters; replacing shorter ones in answers would garble them and tell the secret
@@ -49,8 +50,9 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A POST."""
+    """What is asked of the API."""
 
+    method: str = "POST"
     path: str  # from /, percent-encoded
     headers: dict[str, str] = field(repr=False)  # credentials among them
     content: bytes = field(repr=False)
@@ -122,6 +124,12 @@ class Dialect(Protocol):
     def is_spent(self, text: str) -> bool:
         """Whether a 429 in these words tells of an allowance that only days bring back, and not of our pace."""
 
+    def question(self) -> Request:
+        """A request that changes nothing and needs our credentials."""
+
+    def health(self, answer: Answer) -> Health:
+        """What the answer to it tells, other than a redirect, 429 and 5xx."""
+
     def read(self, answer: Answer) -> Reading:
         """What an answer means, other than a redirect, 429 and 5xx, which mean the same everywhere."""
 
@@ -162,6 +170,20 @@ class HttpProvider:
             return attempt.verdict(answer)
         return attempt.verdict(_reading(self._dialect, answer), answer)
 
+    async def examine(self) -> Health:
+        """Ask what changes nothing."""
+        attempt = _Attempt(self._service, self._secrets)
+        answer = await self._exchange(self._dialect.question(), attempt)
+        if isinstance(answer, Reading):
+            return Health(standing="unwell", said=attempt.shown(f"{self._service.remote}: {answer.text}"))
+        if answer.status < 200 or 300 <= answer.status < 400:
+            return Health(standing="unwell", said=f"{answer.status}: not an answer of the API")
+        if answer.status == 429 or answer.status >= 500:
+            return Health(standing="doubtful", said=f"{answer.status}: it is busy or broken", advice="Ask again later.")
+        health = self._dialect.health(answer)
+        tls = self._service.endpoint.startswith("https:")
+        return dataclasses.replace(health, said=attempt.shown(health.said), tls=tls)
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
@@ -170,13 +192,13 @@ class HttpProvider:
         """The answer, or what it means that there was none."""
         crossing = len(request.content) / smtp_session.SLOWEST_LINK
         posted = self._client.build_request(
-            "POST",
+            request.method,
             self._service.endpoint + request.path,
             headers=request.headers,
             content=request.content,
             extensions={"trace": attempt.trace},
         )
-        attempt.transcript.append(f"C: POST {posted.url} [{len(request.content)} octets]")
+        attempt.transcript.append(f"C: {request.method} {posted.url} [{len(request.content)} octets]")
         try:
             async with asyncio.timeout(2 * self._service.step_seconds + self._service.answer_seconds + crossing):
                 return await self._ask(posted, attempt)
@@ -235,7 +257,7 @@ class _Attempt:
         waits = reading.outcome in {"deferred", "provider_fault"} and answer is not None
         return Verdict(
             outcome=reading.outcome,
-            reply=self._shown(reading.text if answer is None else f"{answer.status} {reading.text}"),
+            reply=self.shown(reading.text if answer is None else f"{answer.status} {reading.text}"),
             started_at=self._started_at,
             finished_at=datetime.now(UTC),
             stage=reading.stage,
@@ -243,12 +265,12 @@ class _Attempt:
             enhanced=replies.enhanced_status(reading.text) if answer else None,
             provider_id=replies.one_line(reading.provider_id) if reading.provider_id else None,
             retry_after=answer.retry_after() if waits and answer else None,
-            transcript=tuple(map(self._shown, self.transcript)),
+            transcript=tuple(map(self.shown, self.transcript)),
             remote=self._remote,
             tls=self._tls,
         )
 
-    def _shown(self, text: str) -> str:
+    def shown(self, text: str) -> str:
         """The text without our credentials, should the provider repeat them."""
         for secret in self._secrets:
             text = text.replace(secret, "****")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.outbound.providers import http
-from gateway.outbound.providers.contract import Outgoing
+from gateway.outbound.providers.contract import Health, Outgoing
 
 ENDPOINTS: Final = {"us": "https://api.mailgun.net", "eu": "https://api.eu.mailgun.net"}
 
@@ -43,6 +43,10 @@ class Mailgun:
         """The key, and what basic authentication makes of it."""
         return (self.key, f"api:{self.key}")
 
+    @property
+    def _authorization(self) -> str:
+        return "Basic " + base64.b64encode(f"api:{self.key}".encode()).decode()
+
     def request(self, outgoing: Outgoing) -> http.Request:
         """The message as a file of a form, beside whom it goes to."""
         boundary = secrets.token_hex(24)
@@ -56,7 +60,7 @@ class Mailgun:
         return http.Request(
             path=f"/v3/{self.domain}/messages.mime",
             headers={
-                "authorization": "Basic " + base64.b64encode(f"api:{self.key}".encode()).decode(),
+                "authorization": self._authorization,
                 "content-type": f"multipart/form-data; boundary={boundary}",
             },
             content=b"".join(parts),
@@ -65,6 +69,27 @@ class Mailgun:
     def is_spent(self, text: str) -> bool:
         """Never: it has other answers for that."""
         return False
+
+    def question(self) -> http.Request:
+        """The domain, as Mailgun knows it."""
+        return http.Request(
+            method="GET", path=f"/v3/domains/{self.domain}", headers={"authorization": self._authorization}, content=b""
+        )
+
+    def health(self, answer: http.Answer) -> Health:
+        """By `domain.state`. A domain's own sending key may not ask, and hears the same as a wrong one."""
+        domain = answer.members().get("domain")
+        state = domain.get("state") if isinstance(domain, dict) else None
+        if answer.status == 200 and state == "active":
+            return Health(standing="well", said=f"Mailgun knows the key, and {self.domain} is active")
+        if answer.status == 200:
+            advice = "Look at the domain in Mailgun: it sends only once it is active."
+            return Health(standing="unwell", said=f"Mailgun knows the key, but {self.domain} is {state}", advice=advice)
+        said = f"{answer.status} {answer.text('message')}"
+        if answer.status in {401, 403}:
+            advice = "Check the key; a sending key may not ask about its domain: use --send-test to be sure."
+            return Health(standing="doubtful", said=said, advice=advice)
+        return Health(standing="unwell", said=said, advice="Check domain and region in OUTBOUND.")
 
     def read(self, answer: http.Answer) -> http.Reading:
         """Mailgun tells little more than the status and a sentence."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from gateway.outbound.providers import exchangers, replies, smtp, smtp_session, sts
-from gateway.outbound.providers.contract import AboutToCommit, Outcome, Outgoing, Verdict
+from gateway.outbound.providers.contract import AboutToCommit, Health, Outcome, Outgoing, Verdict
 
 MOST_PEERS: Final = 64  # hosts to which connections are kept at once; the longest unused goes first
 
@@ -70,6 +70,18 @@ class MxProvider:
             if verdict.outcome != "deferred" or verdict.stage in _FINAL:
                 return journey.whole(verdict)
         return journey.whole(journey.add(await self._ask(peers[-1], sayable, about_to_commit, journey)))
+
+    async def examine(self, domain: str) -> Health:
+        """Whether a host that takes the domain's mail can be reached, and how: EHLO and STARTTLS, then QUIT."""
+        try:
+            peers = await self._peers(domain)
+        except exchangers.NoWayThere as no_way:
+            return Health(standing="unwell", said=f"{domain}: {no_way.text}")
+        for peer in peers[:-1]:
+            health = await self._pool(peer).examine()
+            if health.standing == "well":
+                return health
+        return await self._pool(peers[-1]).examine()
 
     async def close(self) -> None:
         """Say QUIT on what is kept."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.outbound.providers import http
-from gateway.outbound.providers.contract import Outgoing
+from gateway.outbound.providers.contract import Health, Outgoing
 
 ENDPOINT: Final = "https://api.postmarkapp.com"
 
@@ -69,6 +69,24 @@ class Postmark:
     def is_spent(self, text: str) -> bool:
         """Never: it has other answers for that."""
         return False
+
+    def question(self) -> http.Request:
+        """The server that the token is of. Its answer holds tokens: nothing of it is shown but its name."""
+        headers = {"x-postmark-server-token": self.token}
+        return http.Request(method="GET", path="/server", headers=headers, content=b"")
+
+    def health(self, answer: http.Answer) -> Health:
+        """By `DeliveryType`: a sandbox server delivers nothing."""
+        members = answer.members()
+        name = str(members.get("Name", "?"))[:100]
+        if answer.status == 200 and members.get("DeliveryType") == "Sandbox":
+            advice = "Use the token of a live server, unless mail is to be swallowed here."
+            return Health(standing="doubtful", said=f"Postmark's server {name} is a sandbox", advice=advice)
+        if answer.status == 200 and "ID" in members:
+            return Health(standing="well", said=f"Postmark knows the token, of server {name}")
+        code = members.get("ErrorCode")
+        said = f"{answer.status} {answer.text('Message')}" + (f" (ErrorCode {code})" if code else "")
+        return Health(standing="unwell", said=said, advice="Check the server token in OUTBOUND.")
 
     def read(self, answer: http.Answer) -> http.Reading:
         """By ErrorCode; 0 is none."""

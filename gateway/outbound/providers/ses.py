@@ -19,9 +19,10 @@ from typing import Any, Final
 import msgspec
 
 from gateway.outbound.providers import http
-from gateway.outbound.providers.contract import Outgoing
+from gateway.outbound.providers.contract import Health, Outgoing
 
 PATH: Final = "/v2/email/outbound-emails"
+ACCOUNT_PATH: Final = "/v2/email/account"
 
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _ACCOUNT: Final = frozenset({"AccountSuspendedException", "SendingPausedException", "LimitExceededException"})
@@ -85,6 +86,27 @@ class Ses:
         """By the words that name the day's quota."""
         return _QUOTA.search(text) is not None
 
+    def question(self) -> http.Request:
+        """The account's state in this region (GetAccount)."""
+        signed = signed_headers(
+            *(self.credentials, "GET", ACCOUNT_PATH, {"host": self.host}, b""),
+            region=self.region,
+            service="ses",
+            now=self.clock(),
+        )
+        return http.Request(method="GET", path=ACCOUNT_PATH, headers=signed, content=b"")
+
+    def health(self, answer: http.Answer) -> Health:
+        """By SendingEnabled and ProductionAccessEnabled. Credentials that may only send cannot ask."""
+        if answer.status == 200:
+            return _standing(answer.members(), self.region)
+        error = _error(answer)
+        said = f"{answer.status} {error}: {answer.text('message', 'Message')}"
+        if error == "AccessDeniedException":
+            advice = "Allow ses:GetAccount to these credentials, or use --send-test to be sure."
+            return Health(standing="doubtful", said=said, advice=advice)
+        return Health(standing="unwell", said=said, advice="Check access key, secret, region and this host's clock.")
+
     def read(self, answer: http.Answer) -> http.Reading:
         """By the error's name, which comes in a header or as `__type`; its words where the name covers several."""
         text = answer.text("message", "Message")
@@ -92,6 +114,18 @@ class Ses:
             found = answer.members().get("MessageId")
             return http.Reading(outcome="sent", text=text, provider_id=found if isinstance(found, str) else None)
         return _refused(answer.status, _error(answer), text)
+
+
+def _standing(account: dict[str, Any], region: str) -> Health:
+    if not account.get("SendingEnabled", True):
+        said = f"SES does not let this account send in {region}: {account.get('EnforcementStatus', 'no reason given')}"
+        return Health(standing="unwell", said=said, advice="Ask AWS to let the account send again.")
+    if not account.get("ProductionAccessEnabled", True):
+        advice = "Ask AWS for production access: until then only verified recipients get mail."
+        return Health(
+            standing="doubtful", said=f"SES knows the credentials, but in {region} is a sandbox", advice=advice
+        )
+    return Health(standing="well", said=f"SES knows the credentials and lets the account send in {region}")
 
 
 def _refused(status: int, error: str, words: str) -> http.Reading:

@@ -15,7 +15,7 @@ from typing import Final
 import aiosmtplib
 
 from gateway.outbound.providers import replies, smtp_session
-from gateway.outbound.providers.contract import AboutToCommit, Outcome, Outgoing, Verdict
+from gateway.outbound.providers.contract import AboutToCommit, Health, Outcome, Outgoing, Verdict
 
 SHORTEST_SECRET: Final = 4  # characters; replacing shorter ones in replies would garble them and tell the secret
 
@@ -48,6 +48,18 @@ class SmtpProvider:
                 return attempt.taken(await self._transact(attempt, about_to_commit))
         except smtp_session.DialogueError as ended:
             return attempt.ended(ended)
+
+    async def examine(self) -> Health:
+        """The dialogue up to MAIL (connect, EHLO, STARTTLS, AUTH), then QUIT."""
+        try:
+            session = await smtp_session.open_session(self._relay, self._context, [])
+        except smtp_session.DialogueError as end:
+            said = end.text if end.code is None else f"{end.code} {end.text}"
+            return Health(standing="unwell", said=f"{end.stage.upper()}: {_masked(said, self._secrets)}")
+        await session.quit()
+        encrypted = "encrypted" if session.tls else "in the clear"
+        known = ", logged in" if self._relay.username is not None else ""
+        return Health(standing="well", said=f"{session.remote} answers, {encrypted}{known}", tls=session.tls)
 
     async def close(self) -> None:
         """Say QUIT on what is kept; connections in use close when their message is done."""
@@ -173,9 +185,13 @@ class _Attempt:
 
     def _shown(self, text: str) -> str:
         """The text without the relay's credentials, should its replies repeat them."""
-        for secret in self._secrets:
-            text = text.replace(secret, "****")
-        return replies.one_line(text)
+        return _masked(text, self._secrets)
+
+
+def _masked(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "****")
+    return replies.one_line(text)
 
 
 def _secrets(relay: smtp_session.Relay) -> tuple[str, ...]:
