@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import httpx2
-
 from gateway import tokens
 from gateway.doctor import deployment, listening, own_domains, report, traffic, ways_out
 from gateway.doctor.report import Finding, Report, ok, problem, warning
@@ -117,8 +115,7 @@ class _House:
         return await traffic.reputation(self._database) if self._database else []
 
     async def one_click(self, options: Options) -> Sequence[Finding]:
-        async with httpx2.AsyncClient(trust_env=False, verify=options.trusted or True) as client:
-            return await traffic.one_click(self._settings, client)
+        return await traffic.one_click(self._settings, options.trusted)
 
     # Names
 

@@ -178,10 +178,7 @@ def _lines(finding: Finding, width: int, column: int, style: Style) -> list[str]
 
 def _bulk(report: Report, width: int) -> list[str]:
     lacking = [f"{one.name} ({one.subject})" if one.subject else one.name for one in report.bulk_lacking]
-    if not report.bulk_judged:
-        said = "not judged, for no domain was found that mail goes out from."
-    else:
-        said = _met(lacking)
+    said = _met(lacking) if report.bulk_judged else "not judged, for no domain was found that mail goes out from."
     return textwrap.wrap(f"Gmail's and Yahoo's rules for senders in bulk: {said}", width, break_long_words=False)
 
 

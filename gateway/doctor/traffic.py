@@ -4,6 +4,7 @@ unsubscribe with one click.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -113,7 +114,7 @@ def suppressed(fates: Sequence[condition.Fates]) -> Finding:
     return ok("suppressed", f"at most {share:.1%} of an account's recipients in 30 days")
 
 
-async def one_click(settings: Settings, client: httpx2.AsyncClient) -> Sequence[Finding]:
+async def one_click(settings: Settings, trusted: ssl.SSLContext | None = None) -> Sequence[Finding]:
     """RFC 8058: a signature over both fields, and an https:// address that a mail program can post to."""
     name = "one_click"
     if not covers_unsubscribing():
@@ -129,13 +130,14 @@ async def one_click(settings: Settings, client: httpx2.AsyncClient) -> Sequence[
     if not url.startswith("https://"):
         said = f"{url} is not https://, which mail programs want (RFC 8058 3.1)"
         return [warning(name, said, "Set PUBLIC_URL to an https:// address.")]
-    return [await _hosted(url, client)]
+    return [await _hosted(url, trusted)]
 
 
-async def _hosted(url: str, client: httpx2.AsyncClient) -> Finding:
+async def _hosted(url: str, trusted: ssl.SSLContext | None) -> Finding:
     todo = "See that it leads to this deployment from outside, too."
     try:
-        answer = await client.get(f"{url}/healthz", timeout=SECONDS)
+        async with httpx2.AsyncClient(trust_env=False, verify=trusted or True, timeout=SECONDS) as client:
+            answer = await client.get(f"{url}/healthz")
     except (httpx2.HTTPError, OSError) as error:
         return problem("one_click", f"PUBLIC_URL cannot be reached: {str(error) or type(error).__name__}", todo)
     if answer.status_code != 200 or answer.text != "ok\n":

@@ -20,7 +20,7 @@ from gateway.doctor import own_domains, report
 from gateway.doctor.report import Finding, ok, problem, warning
 from gateway.errors import ConfigurationError, PostroomError
 from gateway.mail import address, compose
-from gateway.outbound import signing
+from gateway.outbound import rules, signing
 from gateway.outbound.providers import contract, urls
 from gateway.outbound.providers.capture import CaptureProvider
 from gateway.outbound.providers.http import HttpProvider
@@ -33,6 +33,7 @@ ASK_SECONDS: Final = 15.0  # for a dialogue with one provider
 SEND_SECONDS: Final = 90.0  # for a test mail through one
 NAMES_SECONDS: Final = 15.0
 
+_NAMELESS: Final = "OUTBOUND, URL "  # … and its number: a provider whose URL cannot be read
 TEXT: Final = (
     "This mail was sent by `postroom doctor --send-test` through {provider}.\n\n"
     "Look at its Authentication-Results: spf, dkim and dmarc should say pass.\n"
@@ -113,7 +114,21 @@ async def providers(settings: Settings, resolver: Resolver, *, reach: str, test:
         todo = "Set OUTBOUND to a relay or provider, or to mx://."
         return [warning("provider", "OUTBOUND is not set: mail to others waits until it fails", todo)]
     asked = [_provider(number, settings, resolver, reach, test) for number in range(len(settings.outbound))]
-    return [finding for findings in await asyncio.gather(*asked) for finding in findings]
+    found = [finding for findings in await asyncio.gather(*asked) for finding in findings]
+    sound = not any(finding.subject.startswith(_NAMELESS) for finding in found)
+    return [*(await _routes(settings, resolver) if sound else []), *found]
+
+
+async def _routes(settings: Settings, resolver: Resolver) -> list[Finding]:
+    """What is wrong with the providers taken together."""
+    if not settings.outbound_routes and not any("only=" in url for url in settings.outbound):
+        return []
+    try:
+        routes = rules.read(settings, resolver)
+    except ConfigurationError as error:
+        return [problem("routes", str(error), "Correct it: no worker starts with it.")]
+    await asyncio.gather(*(provider.close() for provider in routes.providers))
+    return [ok("routes", f"{len(routes.rules)} rules")]
 
 
 async def _provider(
@@ -123,7 +138,7 @@ async def _provider(
         provider = urls.from_url(settings.outbound[number], settings, resolver)
     except ConfigurationError as error:
         todo = "Correct the URL: no worker starts with it."
-        return [problem("provider", str(error), todo, subject=f"OUTBOUND, URL {number + 1}")]
+        return [problem("provider", str(error), todo, subject=f"{_NAMELESS}{number + 1}")]
     subject = provider.name
     async with contextlib.aclosing(_Closing(provider)):
         found = list(
