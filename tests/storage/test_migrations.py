@@ -95,6 +95,14 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
         *("callbacks.keep", "callbacks.delivery_of", "callbacks.use", "callbacks.waiting", "callbacks.forget"),
         *("statistics.behind", "statistics.old_accounts", "statistics.queue", "statistics.oldest_due"),
         *("search.by_index", "search.behind", "judgements.unjudged", "judgements.due_accounts"),
+        *("condition.server", "condition.connections", "condition.held", "condition.count_held"),
+        *(
+            "condition.oldest_due",
+            "condition.oldest_webhook",
+            "condition.webhooks",
+            "condition.dead",
+            "condition.fates",
+        ),
     }
     for file in FILES:
         for query in load(file):
