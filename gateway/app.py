@@ -49,6 +49,7 @@ from gateway.web import (
     statistics,
     suppressions,
     templates,
+    unsubscribe,
     webhooks,
 )
 from gateway.web.paths import Paths
@@ -123,6 +124,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         *streams.routes(PREFIX),
         *described.routes(),
         *operating.Operating(gateway, authenticate, listening).routes(),
+        *unsubscribe.Unsubscribe(gateway).routes(),
         *docs.routes(document),
     ]
 

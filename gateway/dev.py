@@ -210,6 +210,7 @@ class Supervisor:
                 self._environment[listener.port] = str(sockets.port_of(listeners[listener.name]))
         if "SECRET_KEY" not in self._environment:
             self._environment["SECRET_KEY"] = _secret_key(self._folder)
+        self._environment.setdefault("PUBLIC_URL", _url(listeners["http"]))
         self._environment["POSTROOM_PARENT"] = str(os.getpid())
         if "PROMETHEUS_MULTIPROC_DIR" not in self._environment:
             metrics = self._folder / "metrics"  # files of processes that are gone would still be summed up

@@ -27,7 +27,7 @@ from gateway.inbound.rendering import Rendering
 from gateway.inbound.submission import Submissions
 from gateway.notify import nudges
 from gateway.notify.live import Live
-from gateway.outbound import rules
+from gateway.outbound import rules, unsubscribe
 from gateway.outbound.providers.contract import Outgoing
 from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.route import Router
@@ -53,6 +53,7 @@ class Gateway:
         self.in_flight = listener.budget(settings)  # bytes of mail being received, by whichever way it comes
         self.keyring = tokens.Keyring(require_secret_key(settings))
         self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
+        self.links = unsubscribe.Links(self.keyring, settings.public_url)
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
         self.parsing = ParsingPool()
         self.cleaning = Cleaning()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import urllib.parse
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -15,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.errors import ConfigurationError
 
+_PUBLIC_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?")
 Words = Annotated[tuple[str, ...], NoDecode]  # comma- or space-separated in the environment
 
 
@@ -162,6 +165,12 @@ class Settings(BaseSettings):
         "", pattern=r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)?$", description="Selector of DKIM_KEY_FILE"
     )
 
+    public_url: str = Field(
+        "",
+        max_length=100,
+        description="Where links in mail lead: https:// and a host (http:// on loopback); empty = no unsubscribing",
+    )
+
     # Telling
     event_retention_seconds: int = Field(604_800, ge=432_000, description="How long events are kept (at least 5 days)")
     idempotency_seconds: int = Field(86_400, ge=60, description="How long an Idempotency-Key is remembered")
@@ -226,6 +235,21 @@ class Settings(BaseSettings):
         for word in value:
             ipaddress.ip_network(word, strict=False)
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _base(cls, value: str) -> str:
+        if value and not _PUBLIC_URL.fullmatch(value):
+            raise ValueError("https://host[:port][/path]")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Settings:
+        host = urllib.parse.urlsplit(self.public_url).hostname or ""
+        is_here = self.postroom_dev or host in {"localhost", "127.0.0.1", "::1"}
+        if self.public_url.startswith("http://") and not is_here:  # RFC 8058 3.1
+            raise ValueError("PUBLIC_URL must be https:// but on loopback")
+        return self
 
     @model_validator(mode="after")
     def _has_certificate(self) -> Settings:

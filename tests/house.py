@@ -160,8 +160,12 @@ async def standing(
 ) -> AsyncIterator[House]:
     """A house with these programs running, ready; all of them gone afterwards."""
     listeners = {name: sockets.bind("127.0.0.1", 0, name) for name in ("http", "smtp", "submission")}
+    reachable = {"PUBLIC_URL": f"http://127.0.0.1:{sockets.port_of(listeners['http'])}"}
     home = House(
-        dsn=dsn, environment=environment(dsn, redis_url, **(settings or {})), listeners=listeners, folder=folder
+        dsn=dsn,
+        environment=environment(dsn, redis_url, **reachable | dict(settings or {})),
+        listeners=listeners,
+        folder=folder,
     )
     try:
         for name in programs:

@@ -213,6 +213,7 @@ def test_the_programs_find_the_settings_of_development(folder: Path) -> None:
         }
         assert found["DATABASE_URL"] == it.told["database_url"]
         assert found["SMTP_PORT"] == str(it.told["smtp_port"])
+        assert found["PUBLIC_URL"] == it.told["http_url"]
         assert list(Path(found["PROMETHEUS_MULTIPROC_DIR"]).iterdir()) == []
 
 

@@ -134,11 +134,30 @@ def test_the_first_domain_is_the_first_that_is_one(domains: tuple[str, ...], fir
         ("EVENT_RETENTION_SECONDS", "60"),
         ("REDIS_NAMESPACE", "a b"),
         ("LEASE_SECONDS", "0"),
+        ("PUBLIC_URL", "mail.example"),
+        ("PUBLIC_URL", "https://mail.example/?a=b"),
+        ("PUBLIC_URL", "https://a:b@mail.example"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     assert refusal().startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://mail.example/", "https://mail.example"),
+        ("https://mail.example:8443/post", "https://mail.example:8443/post"),
+        ("http://127.0.0.1:8025", "http://127.0.0.1:8025"),
+        ("http://[::1]:8025", "http://[::1]:8025"),
+    ],
+)
+def test_links_lead_to_https_or_to_this_very_machine(url: str, taken: str) -> None:
+    assert settings.load(public_url=url).public_url == taken
+    with pytest.raises(ConfigurationError, match="PUBLIC_URL"):
+        settings.load(public_url="http://mail.example")
+    assert settings.load(public_url="http://mail.example", postroom_dev=True).public_url
 
 
 def test_all_that_is_wrong_is_said_at_once_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,9 @@ class Work:
         settings = gateway.settings
         self._gateway = gateway
         self._settings = settings
-        self._carrier = Carrier(gateway.database, settings, gateway.router(), gateway.signer(), told=gateway.tell)
+        self._carrier = Carrier(
+            gateway.database, settings, gateway.router(), gateway.signer(), gateway.links, told=gateway.tell
+        )
         poster = Poster(allow_private=settings.webhook_allow_private, timeout_seconds=settings.webhook_timeout_seconds)
         self._dispatcher = Dispatcher(gateway.database, settings, gateway.keyring, poster, told=gateway.tell)
         self._deliveries = Drains(self._carrier.drain, name="deliver")

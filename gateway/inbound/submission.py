@@ -36,7 +36,7 @@ from gateway.mail.address import Address, Mailbox
 from gateway.models import Caller
 from gateway.outbound import send
 from gateway.settings import Settings
-from gateway.storage import db, idempotency
+from gateway.storage import db, idempotency, suppressions
 from gateway.storage.callers import Callers
 
 log = structlog.get_logger(__name__)
@@ -324,6 +324,7 @@ def _request(rcpt_to: Sequence[str], message: submitted.Submitted) -> send.Reque
         tags=_tags(message.tags),
         metadata=_metadata(message.metadata),
         source="smtp",
+        topic=_topic(message.unsubscribe),
     )
 
 
@@ -360,6 +361,15 @@ def _tag(text: str) -> Mapping[str, str]:
     if not all(_TAG_TEXT.fullmatch(part) for part in tag.values()):
         raise submitted.Unusable("X-Postroom-Tag takes letters, digits, _ and -, or two such words with = between")
     return tag
+
+
+def _topic(text: str | None) -> str | None:
+    """`*` is all mail of the sender's domain, and then empty."""
+    if text is None or text == "*":
+        return "" if text else None
+    if not suppressions.is_topic(text):
+        raise submitted.Unusable("X-Postroom-Unsubscribe takes a topic (lower-case letters, digits, ., _ and -) or *")
+    return text
 
 
 def _metadata(text: str | None) -> Mapping[str, Any]:

@@ -25,7 +25,8 @@ _MAX_ID = 900  # characters of a Message-ID
 TAG: Final = "x-postroom-tag"
 METADATA: Final = "x-postroom-metadata"
 IDEMPOTENCY_KEY: Final = "x-postroom-idempotency-key"
-_TAKEN_OUT: Final = frozenset(("bcc", "resent-bcc", "return-path", TAG, METADATA, IDEMPOTENCY_KEY))
+UNSUBSCRIBE: Final = "x-postroom-unsubscribe"
+_TAKEN_OUT: Final = frozenset(("bcc", "resent-bcc", "return-path", TAG, METADATA, IDEMPOTENCY_KEY, UNSUBSCRIBE))
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _NEXT_FIELD = re.compile(rb"\r\n(?![ \t])")  # RFC 5322 2.2.3: a line that starts with white space goes on
@@ -51,6 +52,7 @@ class Submitted:
     tags: tuple[str, ...]  # values of X-Postroom-Tag
     metadata: str | None  # value of X-Postroom-Metadata
     idempotency_key: str | None  # value of X-Postroom-Idempotency-Key
+    unsubscribe: str | None  # value of X-Postroom-Unsubscribe; then there is no List-Unsubscribe field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +90,7 @@ def read(raw: bytes, *, name: str, now: dt.datetime) -> Submitted:
         tags=tuple(header.decode(value) for value in _values(fields, TAG)),
         metadata=_single(fields, METADATA),
         idempotency_key=_single(fields, IDEMPOTENCY_KEY),
+        unsubscribe=_unsubscribe(fields),
     )
 
 
@@ -140,6 +143,14 @@ def _single(fields: Sequence[_Field], name: str) -> str | None:
     if len(values) > 1:
         raise Unusable(f"it has more than one {name.title()} field")
     return header.decode(values[0]) if values else None
+
+
+def _unsubscribe(fields: Sequence[_Field]) -> str | None:
+    """What is asked of us; a reader who is told of two ways to unsubscribe may take the wrong one."""
+    asked = _single(fields, UNSUBSCRIBE)
+    if asked is not None and any(field.name in {"list-unsubscribe", "list-unsubscribe-post"} for field in fields):
+        raise Unusable("it has both an X-Postroom-Unsubscribe and a List-Unsubscribe field")
+    return asked
 
 
 def _mailbox(fields: Sequence[_Field], name: str) -> Mailbox | None:

@@ -29,7 +29,7 @@ from uuid_utils.compat import uuid7
 from gateway import loops
 from gateway.errors import PostroomError, Unavailable
 from gateway.mail import classify
-from gateway.outbound import refusals, signing
+from gateway.outbound import refusals, signing, unsubscribe
 from gateway.outbound.feedback import Feedback
 from gateway.outbound.providers import replies
 from gateway.outbound.providers.contract import AboutToCommit, Outcome, Outgoing, Verdict
@@ -37,7 +37,7 @@ from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.retry import Schedule
 from gateway.outbound.route import Router, Try
 from gateway.settings import Settings
-from gateway.storage import db, emails, events
+from gateway.storage import db, emails, events, suppressions
 from gateway.storage.committer import Committer
 
 log = structlog.get_logger(__name__)
@@ -117,6 +117,7 @@ class Carrier:
         settings: Settings,
         router: Router,
         signer: signing.Signer,
+        links: unsubscribe.Links,
         *,
         told: Callable[[Iterable[UUID]], None],
     ) -> None:
@@ -124,6 +125,7 @@ class Carrier:
         self._settings = settings
         self._router = router
         self._signer = signer
+        self._links = links
         self._told = told
         self._feedback = Feedback(database, told=told)
         self._rules = refusals.Rules(database)
@@ -236,8 +238,8 @@ class Carrier:
             listed = "on the suppression list since it was accepted"
             return [_settled(claimed, _without_network("failed", listed), Fate(status="suppressed"))]
         try:
-            raw = await self._signer.signed(claimed.account_id, claimed.raw)
-        except signing.NotSigned as error:
+            raw = await self._ready(claimed)
+        except (signing.NotSigned, unsubscribe.NoLink) as error:
             verdict = _without_network(error.outcome, str(error))
             return [_settled(claimed, verdict, self._fate(claimed, verdict.verdict))]
         tries = await self._router.send(_outgoing(claimed, raw), about_to_commit=self._guard(claimed))
@@ -266,6 +268,13 @@ class Carrier:
                 return await self._rules.of(account_id)
             except Unavailable:
                 await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _ready(self, claimed: emails.Claimed) -> bytes:
+        """The message as it goes out. Signatures cover the recipient's link (RFC 8058 4). Raises NotSigned, NoLink."""
+        raw = claimed.raw
+        if claimed.topic is not None:
+            raw = self._links.fields(_offer(claimed, claimed.topic)) + raw
+        return await self._signer.signed(claimed.account_id, raw)
 
     def _guard(self, claimed: emails.Claimed) -> AboutToCommit | None:
         """For `hold`: what must be committed before DATA, so that a lost worker leaves the truth behind."""
@@ -335,6 +344,16 @@ class Carrier:
         last = verdicts[-1]
         async with self._database.connection() as connection:
             return await emails.attempt_exists(connection, last.account_id, last.attempt_id) or None
+
+
+def _offer(claimed: emails.Claimed, topic: str) -> unsubscribe.Offer:
+    return unsubscribe.Offer(
+        account_id=claimed.account_id,
+        email_id=claimed.email_id,
+        sender=suppressions.domain_of(claimed.author),
+        topic=topic,
+        address=claimed.canonical,
+    )
 
 
 def _outgoing(claimed: emails.Claimed, raw: bytes) -> Outgoing:

@@ -23,7 +23,7 @@ from uuid_utils.compat import uuid7
 
 from gateway import errors
 from gateway.mail import address, compose
-from gateway.outbound import signing
+from gateway.outbound import signing, unsubscribe
 from gateway.settings import Settings
 from gateway.storage import db, emails, events, idempotency, messages, suppressions
 from gateway.storage.committer import Committer
@@ -144,6 +144,7 @@ class Outbox:
 
     async def send_written(self, account_id: UUID, prepared: Prepared, once: idempotency.Once | None) -> Receipt:
         """One e-mail whose bytes are there already, such as its author's own; the receipt says {"id", "status"}."""
+        self._check_link(prepared.request)
         answer = {"id": str(prepared.id), "status": _first_status(prepared.request)}
         return await self._submit(Submission(account_id=account_id, prepared=(prepared,), once=once, answer=answer))
 
@@ -208,9 +209,20 @@ class Outbox:
     # Before the commit
 
     async def _prepare(self, request: Request) -> Prepared:
+        self._check_link(request)
         if request.size < LARGE:
             return _prepared(request)
         return await asyncio.to_thread(_prepared, request)
+
+    def _check_link(self, request: Request) -> None:
+        """Raises ValidationFailed where recipients could not unsubscribe by our link, or would be told of two ways."""
+        if request.topic is None:
+            return
+        if not self._settings.public_url:
+            raise errors.invalid("unsubscribe", "PUBLIC_URL is not set here: the link would lead nowhere")
+        for name in request.headers:
+            if name.lower() in unsubscribe.FIELDS:
+                raise errors.invalid(f"headers.{name}", "cannot be given together with unsubscribe, which writes it")
 
     async def _make_room(self, submission: Submission) -> None:
         """Refuse what would make more than MAX_QUEUED recipients of the account wait."""

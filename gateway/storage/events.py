@@ -33,6 +33,7 @@ TYPES: Final = frozenset(
             f"email.{what}"
             for what in ("bounced", "failed", "suppressed", "complained", "unknown", "opened", "clicked")
         ),
+        *("email.unsubscribed", "email.resubscribed"),
         *("domain.verified", "domain.failed", "webhook.disabled", "quota.exceeded"),
     }
 )

@@ -62,13 +62,8 @@ class Wish:
 
 def scopes_of(sender: str, topic: str | None) -> tuple[str, ...]:
     """The scopes that an e-mail is in, by the address in its From and its topic; None or empty = no topic."""
-    found = (EVERYTHING, DOMAIN + _domain(sender))
+    found = (EVERYTHING, DOMAIN + domain_of(sender))
     return (*found, TOPIC + topic) if topic else found
-
-
-def left_with(sender: str, topic: str) -> str:
-    """The scope that unsubscribing from an e-mail is about: its topic alone, or the sender's domain without one."""
-    return TOPIC + topic if topic else DOMAIN + _domain(sender)
 
 
 def read_scope(text: str) -> str:
@@ -89,7 +84,8 @@ def is_topic(text: str) -> bool:
     return _TOPIC.fullmatch(text) is not None
 
 
-def _domain(sender: str) -> str:
+def domain_of(sender: str) -> str:
+    """A stored address's domain in lower-case A-labels."""
     try:
         return address.parse(sender, literals=True).ascii_domain
     except address.InvalidAddress:  # stored by other rules than today's
@@ -112,6 +108,16 @@ async def put(connection: db.Connection, account_id: UUID, wishes: Sequence[Wish
 async def bounced(connection: db.Connection, account_id: UUID, addresses: Sequence[str]) -> None:
     """List canonical addresses that a bounce has shown not to exist; what is on the list stays as it is."""
     await sql.bounced.run(connection, account_id=account_id, addresses=list(addresses))
+
+
+async def unsubscribe(connection: db.Connection, account_id: UUID, address: str, scope: str) -> bool:
+    """List a canonical address for good, because its owner says so; False where it was so already."""
+    return await sql.unsubscribe.row(connection, account_id=account_id, address=address, scope=scope) is not None
+
+
+async def resubscribe(connection: db.Connection, account_id: UUID, address: str, scope: str) -> bool:
+    """Whether the address was listed because its owner had said so; then it is no more."""
+    return await sql.resubscribe.run(connection, account_id=account_id, address=address, scope=scope) > 0
 
 
 async def get(connection: db.Connection, account_id: UUID, address: str, scope: str) -> Suppression | None:

@@ -22,7 +22,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address, classify, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import send as sending
-from gateway.storage import db, emails
+from gateway.storage import db, emails, suppressions
 from gateway.storage.idempotency import Once, Turns
 from gateway.web import api, messages, once, parts, reading, templates
 
@@ -89,6 +89,16 @@ class TemplateUse(Input):
     variables: templates.Given = Field({})
 
 
+class UnsubscribeOffer(Input):
+    """What recipients can unsubscribe from."""
+
+    topic: str | None = Field(
+        None,
+        pattern=f"^{suppressions.TOPIC_NAME}$",
+        description="Unsubscribing is from e-mails with this topic alone; without one, from all of the sender's domain",
+    )
+
+
 class NewEmail(Input):
     """An e-mail to be sent."""
 
@@ -109,6 +119,13 @@ class NewEmail(Input):
     expires_in: int | None = Field(None, ge=1, le=2_592_000, description="Seconds from when it is due")
     on_unknown: Literal["retry", "hold"] = Field("retry", description="When the line breaks after the final dot")
     on_suppressed: Literal["skip", "reject"] = "skip"
+    unsubscribe: UnsubscribeOffer | None = Field(
+        None,
+        description=(
+            "Give each recipient's copy a List-Unsubscribe of its own that works with one click (RFC 8058): "
+            '`{}` or `{"topic": "newsletter"}`, where Resend has `topic_id`. Needs the setting PUBLIC_URL'
+        ),
+    )
 
 
 class EmailChanges(Input):
@@ -168,6 +185,12 @@ class Recipient(Output):
     reply: str | None
 
 
+class Unsubscribing(Output):
+    """What recipients can unsubscribe from."""
+
+    topic: str | None = Field(description="null = all mail from the sender's domain")
+
+
 class EmailSummary(Output):
     """An e-mail as lists show it."""
 
@@ -189,6 +212,7 @@ class EmailSummary(Output):
     created_at: Time
     scheduled_at: Time | None
     expires_at: Time | None
+    unsubscribe: Unsubscribing | None = Field(description="null = nothing: it has no List-Unsubscribe of ours")
     recipients: list[Recipient]
 
 
@@ -376,7 +400,7 @@ class Emails:
         )
 
     async def raw(self, caller: Caller, id: UUID) -> Response:
-        """The composed mail, as every attempt sends it."""
+        """The composed mail, as every attempt sends it but for signatures and a recipient's own List-Unsubscribe."""
         async with self._gateway.database.connection() as connection:
             raw = await emails.raw(connection, caller.account_id, id)
         if raw is None:
@@ -444,6 +468,7 @@ def _request(caller: Caller, body: NewEmail) -> sending.Request:
         expires_in=body.expires_in,
         on_unknown=body.on_unknown,
         on_suppressed=body.on_suppressed,
+        topic=None if body.unsubscribe is None else body.unsubscribe.topic or "",
     )
     check_whole(request)
     return request
@@ -589,6 +614,7 @@ def _summary(email: emails.Email, deliveries: Sequence[emails.Delivery]) -> dict
         "created_at": email.created_at.astimezone(UTC),
         "scheduled_at": email.scheduled_at.astimezone(UTC) if email.scheduled_at else None,
         "expires_at": email.expires_at.astimezone(UTC) if email.expires_at else None,
+        "unsubscribe": None if email.topic is None else {"topic": email.topic or None},
         "recipients": [_recipient(delivery) for delivery in deliveries],
     }
 

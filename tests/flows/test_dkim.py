@@ -130,6 +130,23 @@ async def test_mail_from_an_own_domain_has_two_good_signatures_and_keeps_them_ov
         assert (selectors(raw), await place.judged(raw)) == (new, BOTH)
 
 
+async def test_signatures_cover_the_link_to_unsubscribe(dsn: str, redis_url: str) -> None:
+    """RFC 8058 4. Negative controls: with either name taken out of `dkim.SIGNED`, or the fields put in front of what is
+    signed already, h= lacked them, and it failed."""
+    async with placed(dsn, redis_url) as place, place.home.client((await place.home.tenant()).key) as client:
+        await owned(place, client)
+        raw = await arrived(place, client, unsubscribe={"topic": "news"})
+        own = await arrived(place, client, headers={"List-Unsubscribe": "<https://x.example>"})
+        assert await place.judged(raw) == await place.judged(own) == BOTH
+        assert dkimpy.verify(raw, dnsfunc=lambda name, timeout=5: _text(place.zone, name))
+        for field in checking.Letter(raw).named(b"dkim-signature"):
+            assert {b"list-unsubscribe", b"list-unsubscribe-post"} <= set(checking.parse(field).signed)
+        for there, instead in ((b"/u/", b"/v/"), (b"=One-Click", b"=Two-Click")):
+            changed = raw.replace(there, instead)
+            assert changed != raw
+            assert not dkimpy.verify(changed, dnsfunc=lambda name, timeout=5: _text(place.zone, name))
+
+
 async def other_rotation(client: httpx2.AsyncClient, *, twice: bool) -> httpx2.Response:
     """Rotate; the second answer, where it is to be done twice."""
     answer = await client.post(f"/domains/{NAME}/dkim/rotate")

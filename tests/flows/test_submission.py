@@ -31,7 +31,9 @@ async def test_what_is_submitted_arrives_and_shows_no_blind_copies(dsn: str, red
                 raw = await client.get(f"/messages/{answer.json()['message']['id']}/raw")
                 assert hidden["address"].encode() not in raw.content
                 assert b"X-Postroom" not in raw.content
-                assert raw.content == (await client.get(f"/emails/{queued}/raw")).content
+                stored = (await client.get(f"/emails/{queued}/raw")).content
+                assert raw.content.endswith(stored)
+                assert raw.content.startswith(f"List-Unsubscribe: <{home.url}/u/".encode())
                 listed = (await client.get(f"/mailboxes/{mailbox['id']}/messages")).json()["data"]
                 assert len(listed) == 1
             shown = await sending.resting(client, queued)
@@ -41,6 +43,7 @@ async def test_what_is_submitted_arrives_and_shows_no_blind_copies(dsn: str, red
     }
     assert shown["tags"] == [{"name": "kind", "value": "sign-in"}]
     assert shown["metadata"] == {"user": 7}
+    assert shown["unsubscribe"] == {"topic": "sign-ins"}
 
 
 def _letter(to: str, bcc: str) -> bytes:
@@ -50,6 +53,7 @@ def _letter(to: str, bcc: str) -> bytes:
     message["X-Postroom-Tag"] = "kind=sign-in"
     message["X-Postroom-Metadata"] = '{"user": 7}'
     message["X-Postroom-Idempotency-Key"] = "sign-in-7"
+    message["X-Postroom-Unsubscribe"] = "sign-ins"
     message.set_content("Your code is 482913.")
     return message.as_bytes()
 

@@ -464,6 +464,8 @@ UNUSABLE: dict[str, bytes] = {
     "deep metadata": b'From: a@sender.example\r\nX-Postroom-Metadata: {"a": ' + b"[" * 300 + b"]" * 300 + b"}\r\n\r\nb",
     "long metadata": b'From: a@sender.example\r\nX-Postroom-Metadata: {"a": "' + b"x" * 16_384 + b'"}\r\n\r\nb',
     "metadata twice": b"From: a@sender.example\r\nX-Postroom-Metadata: {}\r\nX-Postroom-Metadata: {}\r\n\r\nb",
+    "a topic of several words": b"From: a@sender.example\r\nX-Postroom-Unsubscribe: a b\r\n\r\nb",
+    "two ways to unsubscribe": b"From: a@b.example\r\nX-Postroom-Unsubscribe: *\r\nList-Unsubscribe: <x:y>\r\n\r\nb",
     "two idempotency keys": b"X-Postroom-Idempotency-Key: a\r\n" * 2 + b"From: a@sender.example\r\n\r\nb",
     "an empty idempotency key": b"X-Postroom-Idempotency-Key:\r\nFrom: a@sender.example\r\n\r\nb",
     "a long idempotency key": b"X-Postroom-Idempotency-Key: " + b"k" * 256 + b"\r\nFrom: a@sender.example\r\n\r\nb",

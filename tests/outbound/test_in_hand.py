@@ -9,7 +9,7 @@ import pytest
 
 from gateway import settings
 from gateway.mail import address
-from gateway.outbound import deliver, send, signing
+from gateway.outbound import deliver, send, signing, unsubscribe
 from gateway.outbound.providers import local, urls
 from gateway.outbound.providers.contract import Outgoing
 from gateway.outbound.route import Router
@@ -32,7 +32,7 @@ def _carrier(database: db.Database, relay: sink.Sink, *, lease_seconds: float) -
     provider = urls.from_url(relay.url("tls=none"), made)
     router = Router([provider], (), local.LocalProvider(_nowhere))
     signer = signing.Signer(database, KEYRING, made)
-    return deliver.Carrier(database, made, router, signer, told=lambda _: None)
+    return deliver.Carrier(database, made, router, signer, unsubscribe.Links(KEYRING, ""), told=lambda _: None)
 
 
 async def _queue(database: db.Database, account_id: UUID, count: int) -> None:

@@ -87,7 +87,6 @@ def test_an_email_is_in_the_scopes_of_all_mail_of_its_senders_domain_and_of_its_
     )
     for topic in (None, ""):
         assert suppressions.scopes_of("a@x.example", topic) == ("", "domain:x.example")
-    assert [suppressions.left_with("a@x.example", topic) for topic in ("", "n")] == ["domain:x.example", "topic:n"]
 
 
 async def test_an_address_may_be_listed_with_several_scopes_and_each_is_its_own(

@@ -17,6 +17,20 @@ from unnest(cast(:addresses as text[])) as u (address) order by u.address
 on conflict (account_id, address, scope) do update
 set reason = excluded.reason, expires_at = null, created_at = excluded.created_at where s.expires_at <= statement_timestamp()
 
+-- unsubscribe: its recipient wants no such mail any more; one that is there and has no end stays as it is: no row.
+-- The account may be gone, for links last longer
+insert into suppressions as s (account_id, address, scope, reason, created_at)
+select a.id, cast(:address as text), cast(:scope as text), 'unsubscribe', statement_timestamp() from accounts a where a.id = :account_id
+on conflict (account_id, address, scope) do update set reason = excluded.reason, expires_at = null,
+  created_at = case when s.expires_at <= statement_timestamp() then excluded.created_at else s.created_at end
+where s.expires_at is not null
+returning s.address
+
+-- resubscribe: and wants it again; what was listed for another reason stays
+delete from suppressions s
+where s.account_id = :account_id and s.address = :address and s.scope = :scope and s.reason = 'unsubscribe'
+  and (s.expires_at is null or s.expires_at > statement_timestamp())
+
 -- get: one, while it counts
 select s.address, s.scope, s.reason, s.expires_at, s.created_at from suppressions s
 where s.account_id = :account_id and s.address = :address and s.scope = :scope
