@@ -153,6 +153,11 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(20, gt=0, description="A worker's claim on a delivery; after it another may take over")
     heartbeat_seconds: float = Field(5, gt=0, description="How often a worker renews its claims")
     outbound_concurrency: int = Field(50, ge=1, description="Deliveries under way at once in one worker")
+    destination_concurrency: int = Field(
+        20,
+        ge=1,
+        description="Deliveries under way at once to one recipient domain (mx://), and to one of its addresses",
+    )
     outbound_timeout_seconds: float = Field(60, gt=0, description="Each step of an SMTP dialogue, but for the last")
     outbound_data_timeout_seconds: float = Field(
         600, gt=0, description="The reply to the final dot (RFC 5321 4.5.3.2.6)"

@@ -5,7 +5,7 @@
 The lease is committed before the network is touched and renewed while it is; a worker that dies simply stops renewing,
 and another takes over. Some are claimed ahead, so that the network need not wait for claims, nor for verdicts to be
 written; whose lease ran out meanwhile, as in a process that was halted, is not sent. A verdict that could not be
-written yet is kept and tried again, for the mail is out.
+written yet is kept and tried again, for the mail is out. Whose destination may not be written to now goes back untried.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ from gateway.errors import PostroomError, Unavailable
 from gateway.mail import classify
 from gateway.outbound import refusals, signing, unsubscribe
 from gateway.outbound.feedback import Feedback
+from gateway.outbound.parking import Parking
 from gateway.outbound.providers import replies
 from gateway.outbound.providers.contract import AboutToCommit, Outcome, Outgoing, Verdict
 from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.retry import Schedule
-from gateway.outbound.route import Router, Try
+from gateway.outbound.route import OPEN_SECONDS, Router, Try
+from gateway.outbound.shaping import ENDING, HeldBack, Shaping, evenly
 from gateway.settings import Settings
 from gateway.storage import db, emails, events, suppressions
 from gateway.storage.committer import Committer
@@ -130,7 +132,9 @@ class Carrier:
         self._feedback = Feedback(database, told=told)
         self._rules = refusals.Rules(database)
         self._schedule = Schedule.of(settings)
+        self._parking = Parking(database, max_age=settings.retry_max_age_seconds)
         at_once = settings.outbound_concurrency
+        self._shaping = Shaping(in_hand=AHEAD * at_once, at_once=settings.destination_concurrency)
         self._network = asyncio.Semaphore(at_once)
         self._slots = Slots(AHEAD * at_once, least=max(1, at_once // 2))  # fewer are free: the network has enough
         self._held: dict[UUID, Held] = {}  # by delivery
@@ -212,11 +216,11 @@ class Carrier:
     async def _carry(self, held: Held) -> None:
         claimed = held.claimed
         try:
-            async with self._network:
-                if time.monotonic() >= held.until:
-                    raise LeaseLost  # noqa: TRY301 - said in one place, wherever it shows
-                verdicts = await self._attempt(claimed)
-            await self._write(verdicts)
+            done = self._over(claimed) or await self._in_turn(held)
+            if isinstance(done, HeldBack):
+                await self._hold_back(held, done)
+            else:
+                await self._write(done)
         except LeaseLost:
             log.warning("not sent: lease lost", delivery_id=str(claimed.id), email_id=str(claimed.email_id))
         except Exception:  # this recipient alone; its lease runs out and somebody tries again
@@ -225,8 +229,43 @@ class Carrier:
             self._held.pop(claimed.id, None)
             await self._slots.give(1)
 
-    async def _attempt(self, claimed: emails.Claimed) -> list[emails.Settled]:
-        """What is to be written: one row for each provider tried, the last of which decides."""
+    async def _in_turn(self, held: Held) -> list[emails.Settled] | HeldBack:
+        """What is to be written, unless the recipient's destination may not be written to now."""
+        claimed = held.claimed
+        provider = await self._router.first(_outgoing(claimed, claimed.raw))
+        if provider is None:
+            return await self._over_network(held, time.monotonic())
+        destination = self._shaping.destination(provider, claimed.domain)
+        turn = await destination.turn()
+        if isinstance(turn, HeldBack):
+            return turn
+        try:
+            return await self._over_network(held, turn)
+        finally:
+            destination.leave()
+
+    async def _over_network(self, held: Held, turn: float) -> list[emails.Settled] | HeldBack:
+        async with self._network:
+            if time.monotonic() >= held.until:
+                raise LeaseLost
+            return await self._attempt(held.claimed, turn)
+
+    async def _hold_back(self, held: Held, held_back: HeldBack) -> None:
+        """Give the recipient back untried, or up, where its time is over and its destination at fault."""
+        if held_back.reason in ENDING and self._parking.seconds_left(held.claimed) <= 0:
+            verdict = _without_network("failed", f"given up: {held_back.told}")
+            await self._write([_settled(held.claimed, verdict, Fate(status="failed"))])
+            return
+        while time.monotonic() < held.until:
+            try:
+                await self._parking.give_back(held.claimed, held_back)
+            except Unavailable:
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
+
+    def _over(self, claimed: emails.Claimed) -> list[emails.Settled] | None:
+        """What is to be written of a recipient whose fate needs no network."""
         if claimed.was_in_data and claimed.on_unknown == "hold":
             lost = "the worker was lost after DATA and before the reply; held, as asked"
             return [_settled(claimed, _without_network("unknown", lost), Fate(status="unknown"))]
@@ -237,13 +276,21 @@ class Carrier:
         if claimed.suppressed:
             listed = "on the suppression list since it was accepted"
             return [_settled(claimed, _without_network("failed", listed), Fate(status="suppressed"))]
+        return None
+
+    async def _attempt(self, claimed: emails.Claimed, turn: float) -> list[emails.Settled] | HeldBack:
+        """What is to be written: one row for each provider tried, the last of which decides. `turn`: when it came."""
         try:
             raw = await self._ready(claimed)
         except (signing.NotSigned, unsubscribe.NoLink) as error:
             verdict = _without_network(error.outcome, str(error))
             return [_settled(claimed, verdict, self._fate(claimed, verdict.verdict))]
         tries = await self._router.send(_outgoing(claimed, raw), about_to_commit=self._guard(claimed))
+        if left_alone := _left_alone(tries):
+            return left_alone
         for one in tries:
+            if one.provider not in {"", LocalProvider.name}:
+                self._shaping.hear(one.provider, claimed.domain, one.verdict, turn)
             _counter(one.provider, one.verdict.outcome).inc()
             _histogram(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
         if tries[-1].verdict.outcome in ("sent", "delivered"):
@@ -367,6 +414,15 @@ def _outgoing(claimed: emails.Claimed, raw: bytes) -> Outgoing:
         author=claimed.author,
         tags=tuple((tag["name"], tag["value"]) for tag in claimed.tags),
     )
+
+
+def _left_alone(tries: Sequence[Try]) -> HeldBack | None:
+    """Where nobody could be tried at all: until when."""
+    verdict = tries[0].verdict
+    if tries[0].provider or verdict.retry_after is None:  # somebody was tried; there is nobody who could be
+        return None
+    spread = functools.partial(evenly, verdict.retry_after, OPEN_SECONDS / 2)
+    return HeldBack(reason="circuit", told=verdict.reply, spread=spread)
 
 
 @functools.cache  # as many as there are series

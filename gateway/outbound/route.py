@@ -122,6 +122,13 @@ class Router:
         """Those to try for a message, in order, whatever the state of their circuits."""
         return tuple(circuit.provider for circuit in await self._circuits_for(outgoing))
 
+    async def first(self, outgoing: Outgoing) -> str | None:
+        """Name of the provider that would be tried first now; None = it stays here, or nobody may be tried."""
+        circuits = await self._circuits_for(outgoing)
+        ready = [circuit for circuit in circuits if not circuit.opens_again_in()]
+        chosen = next(iter(ready or [circuit for circuit in circuits if circuit.is_doubted]), self._local)
+        return None if chosen is self._local else chosen.provider.name
+
     async def send(self, outgoing: Outgoing, *, about_to_commit: AboutToCommit | None = None) -> tuple[Try, ...]:
         """Try the providers until one is not itself at fault; never empty, and the last one decides.
 

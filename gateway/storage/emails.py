@@ -9,6 +9,7 @@ token still stands; otherwise the attempt is recorded and decides nothing.
     queued      sending     claim
     deferred    sending     claim, once due
     sending     sending     claim after the lease ran out (another token)
+    sending     scheduled, queued, deferred     give_back, by the holder of the token: not tried after all
     sending     sent, delivered, deferred, bounced, failed, unknown, suppressed     settle, by the holder of the token
     scheduled, queued, deferred, unknown    canceled    cancel
     scheduled   scheduled   reschedule
@@ -163,6 +164,12 @@ class Claimed:
     suppressed: bool  # on the suppression list by now, for mail like this one
     topic: str | None  # that can be unsubscribed from; empty = the sender's domain; None = nothing
     raw: bytes
+    before: str  # status when it was claimed: scheduled, queued, deferred; sending = somebody's lease ran out
+
+    @property
+    def untried(self) -> str:
+        """Status of the recipient, should this attempt not be made."""
+        return "deferred" if self.before == "sending" else self.before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,6 +298,7 @@ def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, liste
         suppressed=any((canonical, scope) in listed for scope in scopes),
         topic=email["topic"],
         raw=email["raw"],
+        before=row["before"],
     )
 
 
@@ -307,6 +315,47 @@ async def renew(
 async def enter_data(connection: db.Connection, account_id: UUID, delivery_id: UUID, lease_id: UUID) -> bool:
     """Note, before DATA, that from here on the outcome may be unknown. False = the lease is lost: do not send."""
     return await sql.enter_data.run(connection, account_id=account_id, id=delivery_id, lease_id=lease_id) > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InLine:
+    """A recipient that is due, and that nobody has in hand."""
+
+    id: UUID
+    domain: str
+    seconds_left: float  # until it is given up; negative = it is to be given up now
+
+
+async def give_back(connection: db.Connection, account_id: UUID, untried: Sequence[tuple[Claimed, float]]) -> set[UUID]:
+    """Claimed recipients go back as if they had not been claimed, each due after so many seconds. Those whose lease
+    still stood, and so were given back."""
+    rows = await sql.give_back.fetch(
+        connection,
+        account_id=account_id,
+        ids=[claimed.id for claimed, _ in untried],
+        lease_ids=[claimed.lease_id for claimed, _ in untried],
+        statuses=[claimed.untried for claimed, _ in untried],
+        again_ins=[again_in for _, again_in in untried],
+    )
+    return {row["id"] for row in rows}
+
+
+async def first_in_line(
+    connection: db.Connection, account_id: UUID, domains: Iterable[str], *, max_age: float, limit: int
+) -> list[InLine]:
+    """Out of the `limit` recipients that are due first, those in these domains, locked for `park` in this transaction.
+    `max_age`: seconds after which recipients are given up."""
+    rows = await sql.first_in_line.fetch(
+        connection, account_id=account_id, domains=list(domains), max_age=max_age, limit=limit
+    )
+    return [InLine(**row) for row in rows]
+
+
+async def park(connection: db.Connection, account_id: UUID, later: Sequence[tuple[UUID, float]]) -> None:
+    """These recipients are due after so many seconds each."""
+    await sql.park.run(
+        connection, account_id=account_id, ids=[id for id, _ in later], again_ins=[again_in for _, again_in in later]
+    )
 
 
 async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None:

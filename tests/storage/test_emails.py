@@ -179,6 +179,89 @@ async def test_a_deferred_recipient_is_due_again_when_it_was_said(database: db.D
     assert [again.number for again in await claim(database, account_id)] == [2]
 
 
+# Given back untried
+
+
+async def give_back(
+    database: db.Database, account_id: UUID, *claimed: emails.Claimed, again_in: float = 60
+) -> set[UUID]:
+    async with database.transaction() as connection:
+        return await emails.give_back(connection, account_id, [(one, again_in) for one in claimed])
+
+
+async def park(
+    database: db.Database, account_id: UUID, *domains: str, limit: int = 100, again_in: float = 60
+) -> list[emails.InLine]:
+    async with database.transaction() as connection:
+        found = await emails.first_in_line(connection, account_id, domains, max_age=3600, limit=limit)
+        await emails.park(connection, account_id, [(one.id, again_in) for one in found])
+    return found
+
+
+@pytest.mark.parametrize("status", ["scheduled", "queued", "deferred"])
+async def test_who_is_given_back_is_as_before_the_claim_and_due_later(
+    database: db.Database, account_id: UUID, status: str
+) -> None:
+    email = await rows.email(database, account_id)
+    await put(database, email.id, status)
+    [claimed] = await claim(database, account_id)
+    assert await give_back(database, account_id, claimed) == {claimed.id}
+    [recipient] = await recipients(database, account_id, email.id)
+    assert (recipient.status, recipient.attempts, recipient.lease_id) == (status, 0, None)
+    assert recipient.due_at is not None
+    assert 50 < (recipient.due_at - datetime.now(UTC)).total_seconds() < 61
+    assert await attempts(database, account_id, email.id) == []
+    async with database.connection() as connection:
+        assert await emails.waiting(connection, account_id, 10) == 1
+        await connection.execute("update deliveries set due_at = now()")
+    assert [again.number for again in await claim(database, account_id)] == [1]
+
+
+async def test_who_lost_the_lease_gives_nothing_back(database: db.Database, account_id: UUID) -> None:
+    """Seen to fail with `d.lease_id = u.lease_id` taken out of `give_back`: the holder's lease was given back."""
+    email = await rows.email(database, account_id)
+    [late] = await claim(database, account_id, lease_seconds=0)
+    [holder] = await claim(database, account_id)
+    assert await give_back(database, account_id, late) == set()
+    [recipient] = await recipients(database, account_id, email.id)
+    assert (recipient.status, recipient.attempts, recipient.lease_id) == ("sending", 2, holder.lease_id)
+
+
+async def test_giving_back_does_not_forget_that_an_email_may_be_out(database: db.Database, account_id: UUID) -> None:
+    """Seen to fail with `in_data = false` set by `give_back`, and with `not c.in_data` taken out of `first_in_line`: it
+    was put off by `park`."""
+    email = await rows.email(database, account_id)
+    [first] = await claim(database, account_id, lease_seconds=0)
+    async with database.transaction() as connection:
+        assert await emails.enter_data(connection, account_id, first.id, first.lease_id)
+    [second] = await claim(database, account_id)
+    await give_back(database, account_id, second, again_in=0)
+    [recipient] = await recipients(database, account_id, email.id)
+    assert (recipient.status, recipient.attempts, recipient.in_data) == ("deferred", 1, True)
+    assert await park(database, account_id, "d.example") == []
+    assert [again.was_in_data for again in await claim(database, account_id)] == [True]
+
+
+async def test_those_behind_are_put_off_with_their_domain_and_nobody_else(
+    database: db.Database, account_id: UUID
+) -> None:
+    there = [rows.delivery(address=f"c{number}@d.example") for number in range(5)]
+    await rows.email(database, account_id, *there, rows.delivery(address="x@elsewhere.example"))
+    await rows.email(database, await rows.account(database))
+    in_hand = await claim(database, account_id, limit=2)
+    parked = await park(database, account_id, "d.example", "another.example")
+    assert all(3500 < one.seconds_left <= 3600 for one in parked)
+    untouched = {one.id for one in in_hand} | {one.id for one in await claim(database, account_id)}
+    assert {one.id for one in parked} | untouched >= {one.id for one in there}
+    assert not {one.id for one in parked} & untouched
+    assert len(parked) + len(untouched) == 6
+
+
+async def test_only_the_front_of_the_queue_is_looked_at(database: db.Database, account_id: UUID) -> None:
+    await rows.email(database, account_id, *(rows.delivery(address=f"c{number}@d.example") for number in range(7)))
+    assert [len(await park(database, account_id, "d.example", limit=3)) for _ in range(4)] == [3, 3, 1, 0]
+
+
 async def test_who_lost_the_lease_does_not_enter_data_and_who_entered_is_known(
     database: db.Database, account_id: UUID
 ) -> None:

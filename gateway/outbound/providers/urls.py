@@ -115,7 +115,11 @@ def _mx(parts: urllib.parse.SplitResult, settings: Settings, resolver: Resolver)
     direct = mx.Direct(
         hostname=hostname,
         port=_mx_port(parts.scheme, options),
-        connections=_connections(parts.scheme, {"connections": "4"} | options, settings.outbound_concurrency),
+        connections=_connections(
+            parts.scheme,
+            {"connections": str(settings.destination_concurrency)} | options,
+            settings.outbound_concurrency,
+        ),
         step_seconds=settings.outbound_timeout_seconds,
         dot_seconds=settings.outbound_data_timeout_seconds,
     )

@@ -34,7 +34,7 @@ select distinct o.account_id from (
 -- claim: lease a slice of an account's due recipients; a row whose lease ran out is due again.
 -- The slice is materialized: as a plain subquery some plans take it anew for each row, and each time the next rows
 with due as materialized (
-  select c.id from deliveries c
+  select c.id, c.status from deliveries c
   where c.account_id = :account_id and c.due_at <= statement_timestamp()
   order by c.due_at limit :limit for update skip locked
 )
@@ -42,7 +42,7 @@ update deliveries d
 set status = 'sending', lease_id = :lease_id, due_at = statement_timestamp() + make_interval(secs => :lease_seconds),
   attempts = d.attempts + 1, updated_at = statement_timestamp()
 from due where d.account_id = :account_id and d.id = due.id
-returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_id, d.waits_since
+returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_id, d.waits_since, due.status as before
 
 -- claimed_emails: what is to be sent to them; `listed` are those of the addresses that are not to be written to by now,
 -- each behind its scope and a space
@@ -60,6 +60,38 @@ returning d.id
 -- enter_data: committed before DATA, so that an outcome nobody heard is known to be unknown
 update deliveries d set in_data = true
 where d.account_id = :account_id and d.id = :id and d.lease_id = :lease_id and d.status = 'sending'
+
+-- give_back: claimed recipients, untried: what they were before, due when their destination may take them. Whether an
+-- attempt before this one broke off in DATA (in_data) stays as it is known
+update deliveries d
+set status = cast(u.status as delivery_status), attempts = d.attempts - 1, lease_id = null,
+  due_at = statement_timestamp() + make_interval(secs => u.again_in), updated_at = statement_timestamp()
+from unnest(cast(:ids as uuid[]), cast(:lease_ids as uuid[]), cast(:statuses as text[]), cast(:again_ins as double precision[]))
+  as u (id, lease_id, status, again_in)
+where d.account_id = :account_id and d.id = u.id and d.lease_id = u.lease_id and d.status = 'sending'
+returning d.id
+
+-- first_in_line: of the account's recipients that are due first, those in these domains that nobody has in hand, locked.
+-- So many are looked at, not found: no index leads to a domain's recipients, for each would be written with every claim,
+-- lease and verdict, and only those in front of others are in anybody's way. `seconds_left`: until they are given up
+with head as materialized (
+  select h.id, h.domain from deliveries h
+  where h.account_id = :account_id and h.due_at <= statement_timestamp()
+  order by h.due_at limit :limit
+)
+select c.id, c.domain, cast(extract(epoch from least(e.expires_at,
+    coalesce(c.waits_since, e.scheduled_at, e.created_at) + make_interval(secs => :max_age)) - statement_timestamp()) as double precision) as seconds_left
+from head h
+join deliveries c on c.account_id = :account_id and c.id = h.id
+join emails e on e.account_id = :account_id and e.id = c.email_id
+where h.domain = any(cast(:domains as text[])) and c.due_at <= statement_timestamp()
+  and c.status in ('scheduled', 'queued', 'deferred') and not c.in_data
+order by c.due_at for update of c skip locked
+
+-- park: they are due later
+update deliveries d set due_at = statement_timestamp() + make_interval(secs => u.again_in)
+from unnest(cast(:ids as uuid[]), cast(:again_ins as double precision[])) as u (id, again_in)
+where d.account_id = :account_id and d.id = u.id and d.status in ('scheduled', 'queued', 'deferred')
 
 -- settle: verdicts of those who still hold their leases
 update deliveries d
