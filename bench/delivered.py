@@ -1,8 +1,9 @@
-"""Queued e-mails delivered to an SMTP relay by one worker, from the first arrival to the last.
+"""Queued e-mails delivered to an SMTP relay by one worker, from the first arrival to the last: as they are, and signed.
 
-The limit is a bare aiosmtplib loop: as many kept connections, the same mail, nothing read from a database and nothing
-written down. Both send to the same sink, tests.outbound.sink in a process of its own. What is queued is queued by the
-API before the worker starts, and every delivery must be `sent` in the end.
+The limit is a bare aiosmtplib loop: as many kept connections, the same mail, nothing read from a database, nothing
+signed and nothing written down. All send to the same sink, tests.outbound.sink in a process of its own. What is queued
+is queued by the API before the worker starts, and every delivery must be `sent` in the end. What is signed is signed
+twice, by RSA-2048 and by Ed25519, as mail from any verified domain is.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import json
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from typing import Final
 
 import aiosmtplib
@@ -23,10 +26,11 @@ import uvloop
 
 from bench import http_client, sends, setting
 from bench.report import Row
-from tests import house
+from tests import house, nameserver
 from tests.outbound import sink
 
 NAME = "delivered"
+SIGNED: Final = "signed.example"
 CONNECTIONS: Final = 50
 EMAILS: Final = 3000
 ROUNDS: Final = 5
@@ -34,25 +38,65 @@ PATIENCE: Final = 120.0  # seconds until a round is given up
 
 
 async def run(where: setting.Setting) -> list[Row]:
-    """Interleaved rounds: the bare loop, then a worker."""
+    """Interleaved rounds: the bare loop, then a worker with mail of each sender."""
     emails = where.scaled(EMAILS, 500)
-    ours: list[float] = []
-    bare: list[float] = []
-    async with where.database() as dsn, _relay() as relay, http_client.started() as client:
-        outbound = f"smtp://127.0.0.1:{relay.port}?tls=none"
-        settings = {**sends.SETTINGS, "OUTBOUND": outbound, "OUTBOUND_CONCURRENCY": str(CONNECTIONS)}
+    rates: dict[str, list[float]] = defaultdict(list)
+    zone: nameserver.Zone = {}
+    async with (
+        where.database() as dsn,
+        _relay() as relay,
+        http_client.started() as client,
+        nameserver.serving(zone) as names,
+    ):
+        settings = {
+            **sends.SETTINGS,
+            "OUTBOUND": f"smtp://127.0.0.1:{relay.port}?tls=none",
+            "OUTBOUND_CONCURRENCY": str(CONNECTIONS),
+            "DNS_SERVERS": names.address,
+        }
         async with where.house(dsn, settings=settings) as home:
+            signing = await home.tenant()
+            await _own(home, signing, zone)
             for cycle in range(1 + where.rounds(ROUNDS)):
-                tenant = await home.tenant()
-                await _queue(home, client, tenant, emails)
-                raw = await _raw(dsn, tenant)
-                bare_rate = await relay.rate(_bare_loop(relay.port, raw, emails), emails)
-                our_rate = await relay.rate(_worker(home), emails)
-                await _check(dsn, tenant, emails)
-                if cycle:  # the first one warms up
-                    bare.append(bare_rate)
-                    ours.append(our_rate)
-    return [_row(ours, bare, emails)]
+                plain = await home.tenant()
+                for sender, tenant in (("sender.example", plain), (SIGNED, signing)):
+                    since = await _now(dsn)
+                    await _queue(home, client, tenant, emails, sender)
+                    if tenant is plain:
+                        raw = await _raw(dsn, tenant)
+                        bare = await relay.rate(_bare_loop(relay.port, raw, emails), emails)
+                    rate = await relay.rate(_worker(home), emails)
+                    await _check(dsn, tenant, emails, since)
+                    if cycle:  # the first one warms up
+                        rates[sender].append(rate)
+                if cycle:
+                    rates["bare"].append(bare)
+    return [
+        _row("", rates["sender.example"], rates["bare"], emails, 0.45),
+        _row(", signed by RSA-2048 and Ed25519", rates[SIGNED], rates["bare"], emails, 0.3),
+    ]
+
+
+async def _own(home: house.House, tenant: house.Tenant, zone: nameserver.Zone) -> None:
+    """The tenant's own domain, verified: from here on its mail is signed."""
+    async with home.client(tenant.key) as client:
+        shown = (await client.post("/domains", json={"name": SIGNED})).json()
+        for record in shown["records"]:
+            value = f"{record['priority']} {record['value']}." if record["type"] == "MX" else record["value"]
+            there = zone.get(record["name"], {})
+            assert isinstance(there, dict)
+            zone[record["name"]] = {**there, record["type"]: [value]}
+        shown = (await client.post(f"/domains/{SIGNED}/verify")).json()
+    assert sorted(key["status"] for key in shown["dkim"]) == ["active", "active"], shown
+
+
+async def _now(dsn: str) -> datetime:
+    connection = await asyncpg.connect(dsn)
+    try:
+        now: datetime = await connection.fetchval("select now()")
+    finally:
+        await connection.close()
+    return now
 
 
 class Relay:
@@ -96,10 +140,13 @@ async def _bare_loop(port: int, raw: bytes, emails: int) -> AsyncIterator[None]:
         await process.wait()
 
 
-async def _queue(home: house.House, client: http_client.Load, tenant: house.Tenant, emails: int) -> None:
+async def _queue(home: house.House, client: http_client.Load, tenant: house.Tenant, emails: int, sender: str) -> None:
     per_batch = sends.BATCH
+    author = {"from": f"Example <no-reply@{sender}>"}
     batches = [
-        http_client.post("/v1/emails/batch", tenant.key, [sends.email(first + number) for number in range(per_batch)])
+        http_client.post(
+            "/v1/emails/batch", tenant.key, [sends.email(first + number) | author for number in range(per_batch)]
+        )
         for first in range(0, emails, per_batch)
     ]
     result = await client.round(home.http_port, batches, connections=4)
@@ -118,16 +165,20 @@ async def _raw(dsn: str, tenant: house.Tenant) -> bytes:
     return raw
 
 
-async def _check(dsn: str, tenant: house.Tenant, emails: int) -> None:
-    """Every delivery was made at the first attempt, and the log says so."""
+async def _check(dsn: str, tenant: house.Tenant, emails: int, since: datetime) -> None:
+    """Every delivery since then was made at the first attempt, and the log says so."""
     connection = await asyncpg.connect(dsn)
     try:
         sent = await connection.fetchval(
-            "select count(*) from deliveries where account_id = $1 and status = 'sent' and attempts = 1",
+            "select count(*) from deliveries"
+            " where account_id = $1 and status = 'sent' and attempts = 1 and created_at >= $2",
             tenant.account_id,
+            since,
         )
         told = await connection.fetchval(
-            "select count(*) from events where account_id = $1 and type = 'email.sent'", tenant.account_id
+            "select count(*) from events where account_id = $1 and type = 'email.sent' and created_at >= $2",
+            tenant.account_id,
+            since,
         )
     finally:
         await connection.close()
@@ -135,16 +186,16 @@ async def _check(dsn: str, tenant: house.Tenant, emails: int) -> None:
         raise RuntimeError(f"{emails} e-mails arrived, {sent} are sent, {told} events say so")
 
 
-def _row(ours: list[float], bare: list[float], emails: int) -> Row:
+def _row(how: str, ours: list[float], bare: list[float], emails: int, target: float) -> Row:
     rate, limit = statistics.median(ours), statistics.median(bare)
     return Row(
-        what=f"{emails:,} queued e-mails delivered by one worker, {CONNECTIONS} connections",
+        what=f"{emails:,} queued e-mails delivered by one worker{how}, {CONNECTIONS} connections",
         ours=f"{rate:,.0f} e-mails/s",
         limit_name="bare aiosmtplib loop, same connections, same sink",
         limit=f"{limit:,.0f}/s",
         ratio=rate / limit,
-        target="≥ 0.4",
-        met=rate >= 0.4 * limit,
+        target=f"≥ {target}",
+        met=rate >= target * limit,
         note="from the first arrival to the last; every attempt, verdict and event is stored",
     )
 

@@ -59,8 +59,9 @@ HANDOVER: Final = prometheus_client.Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200, 28_800, 86_400),
 )
 
-CHUNK: Final = 25  # recipients of one claim; small, so that accounts take turns
-AHEAD: Final = 2  # recipients in hand, times those that the network may have at once
+CHUNK: Final = 50  # recipients of one claim; small, so that accounts take turns
+AHEAD: Final = 4  # recipients in hand, times those that the network may have at once
+VERDICTS: Final = 200  # written in one transaction
 REPLY_KEPT: Final = 1000  # characters
 AGAIN_SECONDS: Final = 0.5  # between tries to write a verdict while the database is away
 _encode: Final = msgspec.json.Encoder().encode
@@ -141,7 +142,10 @@ class Carrier:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._committer: Committer[Sequence[emails.Settled], bool] = Committer(
-            self._commit, find=self._find, size=lambda verdicts: sum(len(v.transcript) for v in verdicts)
+            self._commit,
+            find=self._find,
+            size=lambda verdicts: sum(len(v.transcript) for v in verdicts),
+            max_items=VERDICTS,
         )
 
     async def drain(self, account_id: UUID) -> None:
@@ -181,7 +185,7 @@ class Carrier:
         return left
 
     async def _claim(self, account_id: UUID, limit: int) -> list[emails.Claimed]:
-        async with self._database.transaction() as connection:
+        async with self._database.connection() as connection:
             return await emails.claim(
                 connection, account_id, lease_id=uuid7(), lease_seconds=self._settings.lease_seconds, limit=limit
             )
@@ -321,7 +325,8 @@ class Carrier:
         raw = claimed.raw
         if claimed.topic is not None:
             raw = self._links.fields(_offer(claimed, claimed.topic)) + raw
-        return await self._signer.signed(claimed.account_id, raw)
+        author = claimed.author if claimed.composed_here else None
+        return await self._signer.signed(claimed.account_id, raw, author=author)
 
     def _guard(self, claimed: emails.Claimed) -> AboutToCommit | None:
         """For `hold`: what must be committed before DATA, so that a lost worker leaves the truth behind."""

@@ -13,8 +13,10 @@ waited is signed with the keys of the day.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +41,7 @@ SIGNED = prometheus_client.Counter(
 
 BELIEVED_SECONDS: Final = 3.0  # how long it is believed who has a domain, and with which keys
 MAX_KNOWN: Final = 10_000  # domains in memory
+PENS: Final = min(4, os.cpu_count() or 1)  # threads that sign: the interpreter's lock is not held meanwhile
 LARGE: Final = 262_144  # bytes; from here on a message is signed off the event loop
 
 
@@ -77,20 +80,23 @@ class Signer:
         self._shared = shared_domains(settings)
         self._house_key = house_key(settings)
         self._known: dict[tuple[UUID, str], _Known] = {}
+        self._pens = concurrent.futures.ThreadPoolExecutor(
+            PENS, thread_name_prefix="dkim"
+        )  # idle ones end by themselves
 
-    async def signed(self, account_id: UUID, raw: bytes) -> bytes:
-        """The message as it goes out. Raises NotSigned."""
+    async def signed(self, account_id: UUID, raw: bytes, *, author: str | None = None) -> bytes:
+        """The message as it goes out; `author`: the address in From, where it is known. Raises NotSigned."""
         try:
-            signed = await self._sign(account_id, raw)
+            signed = await self._sign(account_id, raw, author)
         except NotSigned as error:
             SIGNED.labels(error.outcome).inc()
             raise
         SIGNED.labels("unsigned" if signed is raw else "signed").inc()
         return signed
 
-    async def _sign(self, account_id: UUID, raw: bytes) -> bytes:
+    async def _sign(self, account_id: UUID, raw: bytes, author: str | None) -> bytes:
         try:
-            choice = await self._choice(account_id, dkim.author(raw))
+            choice = await self._choice(account_id, domain_of(author) if author else dkim.author(raw))
         except dkim.Unsignable as error:
             raise NotSigned(f"554 5.6.0 {error}", outcome="failed") from error
         except Unavailable as error:
@@ -101,11 +107,13 @@ class Signer:
             return raw
         now = datetime.now(UTC)
         try:
-            if len(raw) < LARGE:
-                return dkim.sign(raw, choice.keys, now)
-            return await asyncio.to_thread(dkim.sign, raw, choice.keys, now)
+            if len(raw) >= LARGE:
+                return await asyncio.to_thread(dkim.sign, raw, choice.keys, now)
+            drafts = dkim.drafts(raw, choice.keys, now)
         except dkim.Unsignable as error:
             raise NotSigned(f"554 5.6.0 the message cannot be signed: {error}", outcome="failed") from error
+        loop = asyncio.get_running_loop()
+        return dkim.with_signatures(raw, drafts, await loop.run_in_executor(self._pens, _signatures, drafts))
 
     async def _choice(self, account_id: UUID, domain: str) -> Choice:
         """One look at the database for all who ask at the same time, and for some seconds."""
@@ -160,6 +168,10 @@ class Signer:
             return ()
         selector, private = self._house_key
         return (dkim.Key(domain=domain, selector=selector, private=private),)
+
+
+def _signatures(drafts: Sequence[dkim.Draft]) -> list[bytes]:
+    return [draft.signature() for draft in drafts]
 
 
 class Senders:

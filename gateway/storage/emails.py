@@ -163,6 +163,7 @@ class Claimed:
     canonical: str  # address, as suppression lists have it
     suppressed: bool  # on the suppression list by now, for mail like this one
     topic: str | None  # that can be unsubscribed from; empty = the sender's domain; None = nothing
+    composed_here: bool  # so that From is known to say `author`
     raw: bytes
     before: str  # status when it was claimed: scheduled, queued, deferred; sending = somebody's lease ran out
 
@@ -255,7 +256,7 @@ async def due_accounts(connection: db.Connection, limit: int) -> list[UUID]:
 async def claim(
     connection: db.Connection, account_id: UUID, *, lease_id: UUID, lease_seconds: float, limit: int
 ) -> list[Claimed]:
-    """Lease up to `limit` due recipients. In a transaction that is committed before anything touches the network."""
+    """Lease up to `limit` due recipients: committed, outside a transaction, before anything touches the network."""
     rows = await sql.claim.fetch(
         connection, account_id=account_id, lease_id=lease_id, lease_seconds=lease_seconds, limit=limit
     )
@@ -297,6 +298,7 @@ def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, liste
         canonical=canonical,
         suppressed=any((canonical, scope) in listed for scope in scopes),
         topic=email["topic"],
+        composed_here=email["source"] == "api",
         raw=email["raw"],
         before=row["before"],
     )

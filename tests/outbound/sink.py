@@ -197,6 +197,11 @@ class Sink:
         scripts = self._scripts.get(stage)
         return scripts.take() if scripts else None
 
+    def is_scripted(self, stage: Stage) -> bool:
+        """Whether anything is scripted for a stage now."""
+        scripts = self._scripts.get(stage)
+        return scripts is not None and bool(scripts.once or scripts.always)
+
     def changed(self) -> None:
         """Wake those that wait."""
         for waiter in self._waiters:
@@ -410,7 +415,7 @@ class _Peer(asyncio.Protocol):
             self._answer("rcpt", "250 2.1.5 recipient ok", lambda: self._recipients.append(recipient))
 
     def _on_data(self, _: str) -> None:
-        if not self._recipients:
+        if not self._recipients and not self._sink.is_scripted("data"):
             self._write("503 5.5.1 RCPT first")
         else:
             self._answer("data", "354 go ahead", self._begin_body)

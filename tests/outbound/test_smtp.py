@@ -206,13 +206,57 @@ async def test_messages_in_a_row_share_one_connection_and_need_no_rset(relay: si
 async def test_a_refused_recipient_is_reset_away_before_the_next_message(
     relay: sink.Sink, provider_for: Opened
 ) -> None:
-    """Broken on purpose: without the RSET in `Session.mail` the second message heard 503 and was `provider_fault`."""
+    """Broken on purpose: without the RSET in `Session.begin` the second message heard 503 and was `provider_fault`."""
     provider = provider_for(relay.url())
     relay.next("rcpt", sink.reply("550 5.1.1 no such user"))
     await provider.send(outgoing.message())
     assert (await provider.send(outgoing.message())).outcome == "sent"
     assert relay.connections == 1
     assert len(relay.lines("RSET")) == 1
+
+
+async def test_commands_go_out_in_one_group_where_the_relay_takes_that(provider_for: Opened) -> None:
+    grouped = ["C: MAIL", "C: RCPT", "C: DATA", "S: 250", "S: 250", "S: 354", "C: [", "S: 250"]
+    singly = ["C: MAIL", "S: 250", "C: RCPT", "S: 250", "C: DATA", "S: 354", "C: [", "S: 250"]
+    for extensions, order in ((("PIPELINING",), grouped), ((), singly)):
+        async with sink.Sink(extensions=extensions) as relay:
+            verdict = await provider_for(relay.url()).send(outgoing.message())
+            assert verdict.outcome == "sent"
+            said = verdict.transcript[-len(order) :]
+            assert [line[: len(word)] for line, word in zip(said, order, strict=True)] == order
+
+
+async def test_data_waits_for_what_must_be_committed_before_it(relay: sink.Sink, provider_for: Opened) -> None:
+    """Broken on purpose: with DATA in every group, the relay had heard it by then."""
+    heard: list[str] = []
+
+    async def about_to_commit() -> None:
+        await relay.until(lambda: bool(relay.lines("RCPT")))
+        heard.extend(relay.lines("DATA"))
+
+    verdict = await provider_for(relay.url()).send(outgoing.message(), about_to_commit=about_to_commit)
+    assert (verdict.outcome, heard, len(relay.lines("DATA"))) == ("sent", [], 1)
+
+
+async def test_a_go_ahead_for_nobody_is_not_followed(relay: sink.Sink, provider_for: Opened) -> None:
+    """RFC 2920 3.1. Broken on purpose: with 354 taken for an answer like any other, the second message's RSET and MAIL
+    were lines of a body to the relay, and no reply came until the test was ended."""
+    provider = provider_for(relay.url())
+    relay.next("rcpt", sink.reply("550 5.1.1 no such user"))
+    relay.next("data", sink.reply("354 go ahead"))
+    refused = await provider.send(outgoing.message())
+    assert (refused.outcome, refused.stage, refused.code) == ("bounced", "rcpt", 550)
+    assert (await provider.send(outgoing.message())).outcome == "sent"
+    assert (relay.connections, len(relay.messages)) == (2, 1)
+
+
+async def test_a_reply_that_nobody_asked_for_is_not_the_next_messages(relay: sink.Sink, provider_for: Opened) -> None:
+    """Broken on purpose: with `quiet` looking at the connection alone, the second message was refused by it."""
+    provider = provider_for(relay.url())
+    relay.next("dot", sink.Act(octets=b"250 2.0.0 Ok\r\n550 5.7.1 and another thing\r\n"))
+    assert (await provider.send(outgoing.message())).outcome == "sent"
+    assert (await provider.send(outgoing.message())).outcome == "sent"
+    assert relay.connections == 2
 
 
 async def test_no_more_connections_than_allowed(relay: sink.Sink, provider_for: Opened) -> None:
@@ -411,13 +455,16 @@ async def test_the_transcript_tells_the_dialogue(relay: sink.Sink, provider_for:
         "C: EHLO gateway.example",
         f"S: 250 sink.example {' '.join(sink.EXTENSIONS)}",
         f"C: MAIL FROM:<app@sender.example> SIZE={len(outgoing.message().raw)}",
-        "S: 250 2.1.0 sender ok",
         "C: RCPT TO:<user@recipient.example>",
+        "C: DATA",
+        "S: 250 2.1.0 sender ok",
         "S: 550 5.1.1 no 5.1.1 such user",
+        "S: 503 5.5.1 RCPT first",
     )
     assert (verdict.remote, verdict.tls) == (f"{address}/127.0.0.1", False)
     again = await provider.send(outgoing.message())
-    assert again.transcript[:3] == (f"* connection to {address}/127.0.0.1, message 2", "C: RSET", "S: 250 2.0.0 reset")
+    assert again.transcript[:2] == (f"* connection to {address}/127.0.0.1, message 2", "C: RSET")
+    assert again.transcript[5] == "S: 250 2.0.0 reset"
 
 
 async def test_a_reply_of_any_octets_can_be_stored(relay: sink.Sink, provider_for: Opened) -> None:

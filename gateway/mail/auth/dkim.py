@@ -103,6 +103,7 @@ class Letter:
         self._raw_body = body
         self._bodies: dict[str, bytes] = {}
         self._body_hashes: dict[tuple[str, int | None], bytes] = {}
+        self._header_hashes: dict[tuple[str, tuple[bytes, ...]], hashlib._Hash] = {}
 
     def named(self, name: bytes) -> list[Field]:
         return [field for field in self.fields if field.key == name]
@@ -115,11 +116,17 @@ class Letter:
 
     def header_digest(self, form: str, signed: Sequence[bytes], carrier: Field) -> bytes:
         """SHA-256 of the header fields that h= names, and of the signature itself without its b=."""
-        covered = [*_selected(self.fields, signed)]
-        canonical = HEADER_FORMS[form]
-        digest = hashlib.sha256(b"".join(canonical(field) for field in covered))
-        digest.update(canonical(unsigned(carrier)).removesuffix(b"\r\n"))
+        digest = self._covered(form, tuple(signed)).copy()
+        digest.update(HEADER_FORMS[form](unsigned(carrier)).removesuffix(b"\r\n"))
         return digest.digest()
+
+    def _covered(self, form: str, signed: tuple[bytes, ...]) -> hashlib._Hash:
+        """Several signatures mostly cover the same fields."""
+        if (form, signed) not in self._header_hashes:
+            canonical = HEADER_FORMS[form]
+            covered = b"".join(map(canonical, _selected(self.fields, signed)))
+            self._header_hashes[form, signed] = hashlib.sha256(covered)
+        return self._header_hashes[form, signed]
 
     def body_hash(self, form: str) -> bytes:
         """SHA-256 of all of the body."""

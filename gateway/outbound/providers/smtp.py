@@ -12,9 +12,7 @@ import ssl
 from datetime import UTC, datetime
 from typing import Final
 
-import aiosmtplib
-
-from gateway.outbound.providers import replies, smtp_session
+from gateway.outbound.providers import line, replies, smtp_session
 from gateway.outbound.providers.contract import AboutToCommit, Health, Outcome, Outgoing, Verdict
 
 SHORTEST_SECRET: Final = 4  # characters; replacing shorter ones in replies would garble them and tell the secret
@@ -71,10 +69,9 @@ class SmtpProvider:
             self._retire(self._idle.pop())
         await asyncio.gather(*self._farewells)
 
-    async def _transact(self, attempt: _Attempt, about_to_commit: AboutToCommit | None) -> aiosmtplib.SMTPResponse:
+    async def _transact(self, attempt: _Attempt, about_to_commit: AboutToCommit | None) -> line.Reply:
         try:
-            session = await self._begin(attempt)
-            await session.rcpt(attempt.outgoing, attempt.transcript)
+            session = await self._begin(attempt, with_data=about_to_commit is None)
             if about_to_commit is not None:
                 await about_to_commit()
             return await session.data(attempt.outgoing, attempt.transcript)
@@ -82,24 +79,24 @@ class SmtpProvider:
             if attempt.session is not None:
                 self._give_back(attempt.session)
 
-    async def _begin(self, attempt: _Attempt) -> smtp_session.Session:
-        """MAIL, on a kept connection or a new one. A kept one that turns out dead is replaced once, unseen."""
+    async def _begin(self, attempt: _Attempt, *, with_data: bool) -> smtp_session.Session:
+        """MAIL and RCPT, on a kept connection or a new one. A kept one that turns out dead is replaced once, unseen."""
         session = self._kept()
-        if session is not None and await self._begin_on_kept(session, attempt):
+        if session is not None and await self._begin_on_kept(session, attempt, with_data=with_data):
             return session
         session = await smtp_session.open_session(self._relay, self._context, attempt.transcript)
         attempt.use(session)
-        await session.mail(attempt.outgoing, attempt.transcript)
+        await session.begin(attempt.outgoing, attempt.transcript, with_data=with_data)
         return session
 
-    async def _begin_on_kept(self, session: smtp_session.Session, attempt: _Attempt) -> bool:
+    async def _begin_on_kept(self, session: smtp_session.Session, attempt: _Attempt, *, with_data: bool) -> bool:
         attempt.use(session)
         attempt.transcript.append(f"* connection to {session.remote}, message {session.messages + 1}")
         try:
-            await session.mail(attempt.outgoing, attempt.transcript)
+            await session.begin(attempt.outgoing, attempt.transcript, with_data=with_data)
             return True
         except smtp_session.DialogueError as ended:
-            if ended.outcome is not None or ended.code not in {None, 421}:
+            if ended.outcome is not None or ended.stage != "mail" or ended.code not in {None, 421}:
                 raise
             session.abort()
             attempt.transcript.append(f"* that connection is gone: {ended.text}")
@@ -159,8 +156,8 @@ class _Attempt:
         self.session = session
         self._remote = session.remote
 
-    def taken(self, reply: aiosmtplib.SMTPResponse) -> Verdict:
-        end = smtp_session.DialogueError("dot", reply.message, code=reply.code)
+    def taken(self, reply: line.Reply) -> Verdict:
+        end = smtp_session.DialogueError("dot", reply.text, code=reply.code)
         return self._verdict(end, "sent")
 
     def ended(self, end: smtp_session.DialogueError) -> Verdict:

@@ -11,12 +11,14 @@ import asyncio
 import dataclasses
 import re
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast
 
 import aiosmtplib
 
 from gateway.mail import address
+from gateway.outbound.providers import line
 from gateway.outbound.providers.contract import Outcome, Outgoing, Stage
 
 Tls = Literal["implicit", "starttls", "opportunistic", "none"]
@@ -122,68 +124,73 @@ class Session:
     """A connection that has been greeted, encrypted and authenticated as the relay wants it."""
 
     def __init__(self, client: aiosmtplib.SMTP, relay: Relay) -> None:
-        self._client = client
+        """Takes the client's connection over."""
         self._relay = relay
-        # idle: between transactions · envelope: within one, and RSET leaves it · waiting: a reply is owed, or was lost
-        self._state: Literal["idle", "envelope", "waiting"] = "idle"
+        self._extensions = client.esmtp_extensions
+        # idle: between transactions · envelope: within one, and RSET leaves it · data: the relay waits for a body ·
+        # waiting: a reply is owed, or was lost
+        self._state: Literal["idle", "envelope", "data", "waiting"] = "idle"
         self.messages = 0  # transactions begun
         self.idle_since = 0.0  # loop time; set when it is kept
         peer = client.get_transport_info("peername")
         self.remote = f"{relay.authority}/{peer[0]}" if peer else relay.authority
         self.tls = client.get_transport_info("sslcontext") is not None
+        self._line = line.taken_over(client.transport)
 
     @property
     def sound(self) -> bool:
         """Whether both sides agree where they are, as far as this one knows."""
-        return self._state != "waiting" and self._client.is_connected
+        return self._state != "waiting" and self._line.quiet
 
     @property
     def worn_out(self) -> bool:
         """Whether it has carried as many messages as one connection should."""
         return self.messages >= self._relay.messages_per_connection
 
-    async def mail(self, outgoing: Outgoing, transcript: list[str]) -> None:
-        """Begin a transaction; one that was left unfinished is reset first."""
-        line = self._mail_line(outgoing)
-        if self._state == "envelope":
-            await self._expect_2xx("mail", b"RSET", transcript)
+    async def begin(self, outgoing: Outgoing, transcript: list[str], *, with_data: bool) -> None:
+        """Begin a transaction and name the recipient; one that was left unfinished is reset first.
+
+        `with_data`: say DATA, too. In one group where the relay offers PIPELINING: one round trip instead of three.
+        """
+        group: list[tuple[Stage, str]] = [("mail", "RSET")] if self._state == "envelope" else []
+        group += [("mail", self._mail_line(outgoing)), ("rcpt", f"RCPT TO:<{outgoing.rcpt_to}>")]
+        if with_data:
+            group.append(("data", "DATA"))
         self.messages += 1
-        await self._expect_2xx("mail", line, transcript)
+        at_once = len(group) if "pipelining" in self._extensions else 1
+        for first in range(0, len(group), at_once):
+            await self._say(group[first : first + at_once], transcript)
 
-    async def rcpt(self, outgoing: Outgoing, transcript: list[str]) -> None:
-        """Name the recipient."""
-        await self._expect_2xx("rcpt", f"RCPT TO:<{outgoing.rcpt_to}>".encode(), transcript)
-
-    async def data(self, outgoing: Outgoing, transcript: list[str]) -> aiosmtplib.SMTPResponse:
+    async def data(self, outgoing: Outgoing, transcript: list[str]) -> line.Reply:
         """Send the body; the 2xx reply to its final dot. Stage `dot` in an error means that the body was written."""
+        if self._state != "data":
+            await self._say([("data", "DATA")], transcript)
         body = wire_form(outgoing.raw)
-        go_ahead = await self._say("data", b"DATA", transcript)
-        if go_ahead.code != 354:
-            raise DialogueError("data", go_ahead.message, code=go_ahead.code)
         transcript.append(f"C: [{len(outgoing.raw)} octets]")
         reply = await self._body(body)
-        transcript.append(_said(reply))
+        transcript.append(f"S: {reply}")
         self._end_transaction()
         if not 200 <= reply.code < 300:
-            raise DialogueError("dot", reply.message, code=reply.code)
+            raise DialogueError("dot", reply.text, code=reply.code)
         return reply
 
     async def quit(self) -> None:
         """Close politely, if the peer answers soon; at once otherwise."""
         try:
-            await self._client.quit(timeout=FAREWELL_SECONDS)
-        except (aiosmtplib.SMTPException, OSError):
+            self._line.write(b"QUIT\r\n")
+            await self._line.reply(FAREWELL_SECONDS)
+        except (line.Lost, OSError):
             pass
         finally:
             self.abort()
 
     def abort(self) -> None:
         """Close at once; what is still unsent is dropped, not flushed behind the verdict's back."""
-        _abort(self._client)
+        self._line.abort()
 
-    def _mail_line(self, outgoing: Outgoing) -> bytes:
+    def _mail_line(self, outgoing: Outgoing) -> str:
         words = [f"MAIL FROM:<{outgoing.mail_from}>"]
-        extensions = self._client.esmtp_extensions
+        extensions = self._extensions
         if "size" in extensions:
             words.append(f"SIZE={len(outgoing.raw)}")  # RFC 1870
         if "8bitmime" in extensions and not outgoing.raw.isascii():
@@ -192,42 +199,50 @@ class Session:
             if "smtputf8" not in extensions:  # RFC 6531 section 3.2
                 raise DialogueError("mail", "the relay does not offer SMTPUTF8", outcome="failed")
             words.append("SMTPUTF8")
-        return " ".join(words).encode()
+        return " ".join(words)
 
-    async def _expect_2xx(self, stage: Stage, line: bytes, transcript: list[str]) -> None:
-        reply = await self._say(stage, line, transcript)
-        if not 200 <= reply.code < 300:
-            raise DialogueError(stage, reply.message, code=reply.code)
-
-    async def _say(self, stage: Stage, line: bytes, transcript: list[str]) -> aiosmtplib.SMTPResponse:
-        transcript.append(f"C: {line.decode()}")
+    async def _say(self, group: Sequence[tuple[Stage, str]], transcript: list[str]) -> None:
+        """Commands in one write, and their replies. Raises for the first that is refused, when all are answered."""
+        transcript += [f"C: {words}" for _, words in group]
         self._state = "waiting"
-        try:
-            reply = await self._client.execute_command(line)
-        except aiosmtplib.SMTPException as error:
-            raise _broken(stage, error) from error
-        self._state = "envelope"
-        transcript.append(_said(reply))
-        return reply
+        self._write(group[0][0], "".join(f"{words}\r\n" for _, words in group).encode())
+        refused: DialogueError | None = None
+        for stage, words in group:
+            try:
+                reply = await self._reply(stage, self._relay.step_seconds)
+            except DialogueError as lost:
+                raise refused or lost from None
+            transcript.append(f"S: {reply}")
+            wanted = reply.code == 354 if words == "DATA" else 200 <= reply.code < 300
+            if refused is None and not wanted:
+                refused = DialogueError(stage, reply.text, code=reply.code)
+        if reply.code == 354 and refused is None:
+            self._state = "data"
+        elif reply.code not in {354, 421}:  # 354 for nobody (RFC 2920 section 3.1), and 421: not to be used again
+            self._state = "envelope"
+        if refused is not None:
+            raise refused
 
-    async def _body(self, body: bytes) -> aiosmtplib.SMTPResponse:
+    async def _body(self, body: bytes) -> line.Reply:
         self._state = "waiting"
-        protocol = self._client.protocol
-        if protocol is None:
-            raise DialogueError("data", "connection lost before the message was sent")
+        self._write("data", body)  # writes nothing where it raises
+        return await self._reply("dot", self._relay.dot_seconds + len(body) / SLOWEST_LINK)
+
+    def _write(self, stage: Stage, octets: bytes) -> None:
         try:
-            protocol.write(body)  # writes nothing where it raises
-        except aiosmtplib.SMTPServerDisconnected as error:
-            raise _broken("data", error) from error
+            self._line.write(octets)
+        except line.Lost as lost:
+            raise DialogueError(stage, f"{lost} {_where(stage)}") from lost
+
+    async def _reply(self, stage: Stage, seconds: float) -> line.Reply:
         try:
-            return await protocol.read_response(timeout=self._relay.dot_seconds + len(body) / SLOWEST_LINK)
-        except aiosmtplib.SMTPException as error:
-            raise _broken("dot", error) from error
+            return await self._line.reply(seconds)
+        except line.Lost as lost:
+            raise DialogueError(stage, f"{lost} {_where(stage)}") from lost
 
     def _end_transaction(self) -> None:
         """The dot was answered. A reply that came before all of the body had left leaves the line out of step."""
-        transport = _transport(self._client)
-        if transport is not None and transport.get_write_buffer_size() == 0:
+        if self._line.all_sent:
             self._state = "idle"
 
 
@@ -310,14 +325,10 @@ async def _authenticate(client: aiosmtplib.SMTP, relay: Relay, transcript: list[
 
 
 def _abort(client: aiosmtplib.SMTP) -> None:
-    transport = _transport(client)
+    transport = cast("asyncio.WriteTransport | None", client.transport)  # uvloop's transports are no subclasses
     if transport is not None:
         transport.abort()
     client.close()
-
-
-def _transport(client: aiosmtplib.SMTP) -> asyncio.WriteTransport | None:
-    return cast("asyncio.WriteTransport | None", client.transport)  # uvloop's transports are no subclasses
 
 
 def _said(reply: aiosmtplib.SMTPResponse) -> str:
@@ -337,5 +348,8 @@ def _broken(stage: Stage, error: Exception) -> DialogueError:
     if isinstance(error, aiosmtplib.SMTPResponseException) and error.code >= 0:
         return DialogueError(stage, error.message, code=error.code)
     text = error.message if isinstance(error, aiosmtplib.SMTPResponseException) else str(error)
-    where = "after the final dot" if stage == "dot" else f"at {stage.upper()}"
-    return DialogueError(stage, f"{text or type(error).__name__} ({where})")
+    return DialogueError(stage, f"{text or type(error).__name__} {_where(stage)}")
+
+
+def _where(stage: Stage) -> str:
+    return "(after the final dot)" if stage == "dot" else f"(at {stage.upper()})"
