@@ -12,13 +12,15 @@ import msgspec
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.storage import db, suppressions
-from gateway.web import api, once, reading
+from gateway.web import api, edge, once, reading
 
 CREATE: Final = "POST /v1/suppressions"
 NDJSON: Final = "application/x-ndjson"
@@ -174,21 +176,35 @@ class Suppressions:
         """The same for addresses that do not fit into a path, such as those with a slash."""
         await self.delete(caller, query.address, query)
 
-    async def import_(self, caller: Caller, request: Request) -> Imported:
+    async def import_(self, caller: Caller, request: Request) -> Imported | Response:
         """Add a whole list: up to 100,000 lines, each a JSON object as for one address, or CSV (`text/csv`).
 
         CSV has the columns address, reason, expires_at, scope, or those that its first line names. Lines that are wrong
         are told and left out. An import that breaks off has listed what came before; the same again changes nothing.
+
+        With `Accept: application/x-ndjson` progress is told while the list still comes in: after each 500 lines that
+        are stored `{"lines", "imported", "failed", "done": false}`, then the last line, which is the answer with
+        `"done": true`, and with `"error"` (as other answers have errors) where it could not go on.
         """
         content_type = request.headers.get("content-type", "")
         read = _Csv().read if content_type.partition(";")[0].strip().lower() == "text/csv" else _json_line
         done = _Import(read)
+        steps = self._import(caller.account_id, request, done)
+        if NDJSON in request.headers.get("accept", ""):
+            await anext(steps, None)  # what is wrong with the beginning is answered as anywhere
+            return _Progress(_told(steps, done, edge.exchange(request.scope).request_id))
+        async for _ in steps:
+            pass
+        return done.answer()
+
+    async def _import(self, account_id: UUID, request: Request, done: _Import) -> AsyncIterator[None]:
+        """One step is a slice that is stored."""
         async for lines in _slices(request):
             wishes = done.wishes(lines)
             if wishes:
                 async with self._gateway.database.transaction() as connection:
-                    done.note(wishes, await suppressions.put(connection, caller.account_id, list(wishes.values())))
-        return done.answer()
+                    done.note(wishes, await suppressions.put(connection, account_id, list(wishes.values())))
+            yield
 
     async def export(self, caller: Caller) -> Response:
         """The whole list by address, one JSON object a line; what changes meanwhile may be in it or not."""
@@ -300,9 +316,41 @@ class _Import:
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(BadLine(line=line, message=message))
 
+    def progress(self) -> dict[str, Any]:
+        return {"lines": self._line, "imported": self._imported, "failed": self._failed, "done": False}
+
     def answer(self) -> Imported:
         problems = sorted(self._problems, key=lambda problem: problem.line)
         return Imported(imported=self._imported, failed=self._failed, errors=problems)
+
+
+async def _told(steps: AsyncIterator[None], done: _Import, request_id: str) -> AsyncIterator[bytes]:
+    """Lines of JSON: how far it is, after each step, and in the end what came of it."""
+    stopped: dict[str, Any] = {}
+    try:
+        yield _encode(done.progress()) + b"\n"  # of the first step, which was awaited already
+        async for _ in steps:
+            yield _encode(done.progress()) + b"\n"
+    except errors.ApiError as error:  # its status cannot be told any more
+        stopped = {"error": error.body(request_id)}
+    yield _encode(done.progress() | done.answer().model_dump() | {"done": True} | stopped) + b"\n"
+
+
+class _Progress(Response):
+    """Lines that are sent as they come, while the request is still being read."""
+
+    media_type = NDJSON
+
+    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._lines = lines
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for line in self._lines:
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _slices(request: Request) -> AsyncIterator[Lines]:

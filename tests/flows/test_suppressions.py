@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -192,6 +193,58 @@ async def test_wrong_csv_is_told(client: httpx2.AsyncClient) -> None:
     found = await bring(client, b'a@x.example,bounce,,too many\n"open\n\xff@x.example\nb@x.example\n', "text/csv")
     assert [problem["line"] for problem in found["errors"]] == [1, 2, 3]
     assert await listed(client) == ["b@x.example"]
+
+
+async def test_progress_is_told_while_a_list_is_still_coming_in(
+    shared_house: house.House, tenant: house.Tenant, client: httpx2.AsyncClient
+) -> None:
+    """Negative control: with the lines kept back until the list was whole, none came, and the test gave up waiting."""
+    head = (
+        "POST /v1/suppressions/import HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
+        f"Accept: application/x-ndjson\r\nAuthorization: Bearer {tenant.key}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    slices = ["".join(f'{{"address": "u{n}@x.example"}}\n' for n in range(at, at + 500)) for at in range(0, 1500, 500)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", shared_house.http_port)
+    try:
+        async with asyncio.timeout(sending.PATIENCE):
+            writer.write(head.encode())
+            for count, lines in enumerate(slices, 1):
+                writer.write(f"{len(lines):x}\r\n{lines}\r\n".encode())
+                if count == 1:
+                    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                assert await _chunk(reader) == {
+                    "lines": count * 500,
+                    "imported": count * 500,
+                    "failed": 0,
+                    "done": False,
+                }
+                assert len((await client.get("/suppressions/export")).text.splitlines()) == count * 500
+            writer.write(b"3\r\nx@y\r\n0\r\n\r\n")
+            assert (await _chunk(reader))["failed"] == 1
+            last = await _chunk(reader)
+    finally:
+        writer.close()
+    assert [problem["line"] for problem in last.pop("errors")] == [1501]
+    assert last == {"lines": 1501, "imported": 1500, "failed": 1, "done": True}
+
+
+async def _chunk(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """The line of JSON in the next chunk of an answer."""
+    size = int(await reader.readline(), 16)
+    found: dict[str, Any] = json.loads(await reader.readexactly(size))
+    await reader.readline()
+    return found
+
+
+async def test_an_import_that_cannot_go_on_says_so_in_its_last_line(client: httpx2.AsyncClient) -> None:
+    headers = {"Accept": "application/x-ndjson", "Content-Type": "application/x-ndjson"}
+    content = b'{"address": "a@x.example"}' + b"\n" * 100_000 + b"x"
+    answer = await client.post("/suppressions/import", content=content, headers=headers)
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["lines"] for line in lines[:-1]] == list(range(500, 100_001, 500))
+    assert (lines[-1]["done"], lines[-1]["imported"], lines[-1]["error"]["name"]) == (True, 1, "payload_too_large")
+    empty = await client.post("/suppressions/import", content=b"", headers=headers)
+    assert [json.loads(line)["done"] for line in empty.text.splitlines()] == [False, True]
 
 
 async def test_an_import_ends_at_its_most_lines(client: httpx2.AsyncClient) -> None:
