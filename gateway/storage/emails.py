@@ -108,6 +108,10 @@ class Email:
 
     @classmethod
     def from_row(cls, row: Record) -> Email:
+        return cls.from_values(row)
+
+    @classmethod
+    def from_values(cls, row: Mapping[str, Any]) -> Email:
         values = dict(row)
         values.pop("account_id")
         return cls(**values)
@@ -583,26 +587,3 @@ def with_classification(row: dict[str, Any]) -> dict[str, Any]:
     """A row of `attempts` with what its refusal was read as in one member; None = it was none, or is of old."""
     found = {name: row.pop(name) for name in ("rule", "class", "suppresses")}
     return {**row, "classification": found if found["rule"] is not None else None}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """Which e-mails a list shows; None = whatever."""
-
-    status: str | None = None  # one of ORDER
-    to: str | None = None  # a recipient's address
-    tag: str | None = None  # a tag's name, value, or name:value
-    since: datetime | None = None
-    until: datetime | None = None  # exclusive
-    after: UUID | None = None  # behind this one in the list's order
-    before: UUID | None = None  # in front of this one in the list's order
-
-
-async def page(
-    connection: db.Connection, account_id: UUID, wanted: Wanted, *, limit: int, ascending: bool
-) -> list[Email]:
-    """E-mails that match, in the order asked for."""
-    query = sql.page_asc if ascending else sql.page_desc
-    values = {name: getattr(wanted, name) for name in Wanted.__dataclass_fields__}
-    rows = await query.fetch(connection, account_id=account_id, limit=limit, **values)
-    return [Email.from_row(row) for row in rows]

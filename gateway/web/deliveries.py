@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -14,10 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from gateway.lifecycle import Gateway
 from gateway.models import Caller, Input, Time
 from gateway.storage import deliveries
-from gateway.web import api
+from gateway.web import api, emails
 
 NDJSON: Final = "application/x-ndjson"
 PAGE: Final = 500  # attempts of one look into the database: no snapshot is held longer
+LOOK: Final = 5000  # attempts that one such look asks whether they match
+Outcome = Literal["sent", "delivered", "deferred", "bounced", "failed", "unknown", "provider_fault"]
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -26,6 +28,14 @@ class ExportQuery(Input):
 
     since: Time | None = Field(None, description="Attempts that ended from this time on")
     until: Time | None = Field(None, description="… and before this time; default: up to now")
+    outcome: Outcome | None = Field(None, description="What came of the attempt")
+    status: emails.Status | None = Field(None, description="What its recipient has become by now")
+    provider: str | None = Field(
+        None, max_length=320, description="By which it was made, whole or up to its first colon"
+    )
+    recipient: str | None = Field(None, max_length=320, description="A recipient's address")
+    email: UUID | None = Field(None, description="Of this e-mail")
+    tag: str | None = Field(None, max_length=513, description="A tag's name, its value, or name:value")
 
 
 class Deliveries:
@@ -40,29 +50,34 @@ class Deliveries:
         ]
 
     async def export(self, caller: Caller, query: ExportQuery) -> Response:
-        """Every attempt at every recipient, oldest first, one JSON object a line, with its redacted dialogue.
+        """Every attempt that matches, oldest first, one JSON object a line, with its redacted dialogue.
 
         A line that is missing its end means that the export broke off: go on from the last whole line's `finished_at`.
         """
-        until = query.until or datetime.now(UTC)
-        first = await self._page(caller.account_id, query.since, until, None)
-        lines = self._lines(caller.account_id, query.since, until, first)
-        return StreamingResponse(lines, media_type=NDJSON)
+        wanted = deliveries.Wanted(
+            since=query.since,
+            until=query.until or datetime.now(UTC),
+            outcome=query.outcome,
+            status=query.status,
+            provider=query.provider,
+            recipient=emails.as_listed(query.recipient, "recipient") if query.recipient else None,
+            email_id=query.email,
+            tag=query.tag,
+        )
+        first = await self._page(caller.account_id, wanted, None)
+        return StreamingResponse(self._lines(caller.account_id, wanted, first), media_type=NDJSON)
 
-    async def _lines(
-        self, account_id: UUID, since: datetime | None, until: datetime, rows: list[dict[str, Any]]
-    ) -> AsyncIterator[bytes]:
-        while rows:
-            yield b"".join(_line(row) for row in rows)
-            if len(rows) < PAGE:
+    async def _lines(self, account_id: UUID, wanted: deliveries.Wanted, part: deliveries.Part) -> AsyncIterator[bytes]:
+        while True:
+            yield b"".join(_line(row) for row in part.rows)
+            if part.next_id is None:
                 return
-            rows = await self._page(account_id, since, until, rows[-1]["id"])
+            part = await self._page(account_id, wanted, part.next_id)
 
-    async def _page(
-        self, account_id: UUID, since: datetime | None, until: datetime, after: UUID | None
-    ) -> list[dict[str, Any]]:
+    async def _page(self, account_id: UUID, wanted: deliveries.Wanted, after: UUID | None) -> deliveries.Part:
+        width = LOOK if wanted.is_selective else PAGE
         async with self._gateway.database.connection() as connection:
-            return await deliveries.page(connection, account_id, since=since, until=until, after=after, limit=PAGE)
+            return await deliveries.page(connection, account_id, wanted, after=after, width=width, limit=PAGE)
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address, classify, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import send as sending
-from gateway.storage import db, emails, suppressions
+from gateway.storage import db, emails, listing, suppressions
 from gateway.storage.idempotency import Once, Turns
 from gateway.web import api, messages, once, parts, reading, templates
 
@@ -140,7 +140,16 @@ class EmailsQuery(PeriodQuery):
 
     status: Status | None = None
     to: str | None = Field(None, max_length=320, description="A recipient's address")
+    from_: str | None = Field(None, alias="from", max_length=320, description="An address, or a whole @domain")
+    subject: str | None = Field(None, min_length=1, max_length=1000, description="A part of it, in any case")
     tag: str | None = Field(None, max_length=513, description="A tag's name, its value, or name:value")
+    metadata: str | None = Field(None, max_length=1000, description="name:value of a member, as text")
+    provider: str | None = Field(
+        None, max_length=320, description="That made a recipient's last attempt, whole or up to its first colon"
+    )
+    reply: str | None = Field(
+        None, min_length=1, max_length=1000, description="A part of what a peer said to any attempt, in any case"
+    )
     after: UUID | None = Field(None, description="Behind this e-mail in the list's order, as Resend does")
     before: UUID | None = Field(None, description="In front of this e-mail in the list's order")
 
@@ -346,27 +355,17 @@ class Emails:
         return prepared, problems
 
     async def list(self, caller: Caller, query: EmailsQuery) -> Response:
-        """E-mails, newest first."""
-        wanted = emails.Wanted(
-            status=query.status,
-            to=as_listed(query.to) if query.to else None,
-            tag=query.tag,
-            since=query.since,
-            until=query.until,
-            after=_cursors.decode(query.cursor)[0] if query.cursor else query.after,
-            before=query.before,
-        )
+        """E-mails, newest first. A page on which looking took a second ends there, full or not: its cursor goes on."""
+        wanted = _wanted(query)
+        back = wanted.before is not None and wanted.after is None
         async with self._gateway.database.connection() as connection:
-            found = await _page(connection, caller.account_id, wanted, query.limit + 1, query.order == "asc")
-            has_more = len(found) > query.limit
-            back = wanted.before is not None and wanted.after is None
-            shown = found[-query.limit :] if back else found[: query.limit]
-            of_email = await emails.recipients(connection, caller.account_id, [email.id for email in shown])
+            found = await _page(connection, caller.account_id, wanted, query.limit, query.order == "asc")
+            of_email = await emails.recipients(connection, caller.account_id, [email.id for email in found.emails])
         body = {
             "object": "list",
-            "data": [_summary(email, of_email[email.id]) for email in shown],
-            "has_more": has_more,
-            "next_cursor": _cursors.encode((shown[-1].id,)) if has_more and not back else None,
+            "data": [_summary(email, of_email[email.id]) for email in found.emails],
+            "has_more": found.next_id is not None,
+            "next_cursor": _cursors.encode((found.next_id,)) if found.next_id is not None and not back else None,
         }
         return _json(body)
 
@@ -574,23 +573,62 @@ def _of_item(index: int, error: errors.ApiError) -> errors.ApiError:
     return type(error)(f"[{index}]: {error.message}", errors=fields)
 
 
+def _wanted(query: EmailsQuery) -> listing.Wanted:
+    from_address, from_domain = _from(query.from_)
+    return listing.Wanted(
+        status=query.status,
+        to=as_listed(query.to) if query.to else None,
+        from_address=from_address,
+        from_domain=from_domain,
+        subject=query.subject,
+        tag=query.tag,
+        metadata=_member(query.metadata) if query.metadata is not None else None,
+        provider=query.provider,
+        reply=query.reply,
+        since=query.since,
+        until=query.until,
+        after=_cursors.decode(query.cursor)[0] if query.cursor else query.after,
+        before=query.before,
+    )
+
+
+def _from(text: str | None) -> tuple[str | None, str | None]:
+    """An address, or a domain, in lower case. Raises ValidationFailed."""
+    if not text:
+        return None, None
+    if text.startswith("@"):
+        return None, text[1:].lower()
+    try:
+        return str(address.parse(text)).lower(), None
+    except address.InvalidAddress:
+        raise errors.invalid("from", "neither an e-mail address nor a @domain") from None
+
+
+def _member(text: str) -> tuple[str, str]:
+    """Raises ValidationFailed."""
+    name, colon, value = text.partition(":")
+    if not name or not colon:
+        raise errors.invalid("metadata", "wanted is name:value")
+    return name, value
+
+
 async def _page(
-    connection: db.Connection, account_id: UUID, wanted: emails.Wanted, limit: int, ascending: bool
-) -> list[emails.Email]:
+    connection: db.Connection, account_id: UUID, wanted: listing.Wanted, limit: int, ascending: bool
+) -> listing.Found:
     """In the list's order. `before` alone asks for those next to it: they are read from there, the other way round."""
     if wanted.before is None or wanted.after is not None:
-        return await emails.page(connection, account_id, wanted, limit=limit, ascending=ascending)
+        return await listing.page(connection, account_id, wanted, limit=limit, ascending=ascending)
     turned = dataclasses.replace(wanted, after=wanted.before, before=None)
-    found = await emails.page(connection, account_id, turned, limit=limit, ascending=not ascending)
-    return found[::-1]
+    found = await listing.page(connection, account_id, turned, limit=limit, ascending=not ascending)
+    return dataclasses.replace(found, emails=found.emails[::-1])
 
 
-def as_listed(text: str) -> str:
-    """A recipient's address as it is looked for. Raises ValidationFailed on the field `to`."""
+def as_listed(text: str, field: str = "to") -> str:
+    """A recipient's address as it is looked for. Raises ValidationFailed."""
     try:
         return sending.as_listed(address.parse(text))
     except address.InvalidAddress:
-        raise errors.invalid("to", "not an e-mail address") from None
+        raise errors.invalid(field, "not an e-mail address") from None
 
 
 # From storage to the wire

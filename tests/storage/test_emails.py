@@ -13,7 +13,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.errors import InvalidState, NotFound
-from gateway.storage import db, emails, events
+from gateway.storage import db, emails, events, listing
 from tests.storage import rows
 
 pytestmark = pytest.mark.anyio
@@ -483,10 +483,11 @@ async def test_lists_by_status_show_what_the_email_itself_shows(database: db.Dat
         shown[emails.overall(pair)].add(email.id)
     async with database.connection() as connection:
         for status, ids in shown.items():
-            wanted = emails.Wanted(status=status)
+            wanted = listing.Wanted(status=status)
             for ascending in (True, False):
-                page = await emails.page(connection, account_id, wanted, limit=200, ascending=ascending)
-                assert {email.id for email in page} == ids
+                page = await listing.page(connection, account_id, wanted, limit=200, ascending=ascending)
+                assert {email.id for email in page.emails} == ids
+                assert page.next_id is None
 
 
 async def test_suppressed_addresses_are_the_accounts_own_and_until_they_expire(

@@ -165,29 +165,3 @@ select d.* from deliveries d where d.account_id = :account_id and d.email_id = a
 -- attempts: of one e-mail, in order
 select t.*, d.address from attempts t join deliveries d on d.account_id = t.account_id and d.id = t.delivery_id
 where t.account_id = :account_id and t.email_id = :email_id order by t.id
-
--- page_desc: e-mails that match, newest first
-select e.* from emails e
-where e.account_id = :account_id and (cast(:after as uuid) is null or e.id < :after) and (cast(:before as uuid) is null or e.id > :before)
-  and (cast(:since as timestamptz) is null or e.created_at >= :since) and (cast(:until as timestamptz) is null or e.created_at < :until)
-  and (cast(:to as text) is null or exists (
-    select 1 from deliveries d where d.account_id = :account_id and d.email_id = e.id and d.address = :to))
-  and (cast(:tag as text) is null or exists (
-    select 1 from jsonb_array_elements(e.tags) g where :tag in (g ->> 'name', g ->> 'value', (g ->> 'name') || ':' || (g ->> 'value'))))
-  and (cast(:status as delivery_status) is null or :status = (
-    select coalesce(min(d.status) filter (where d.status <= 'unknown'), max(d.status))
-    from deliveries d where d.account_id = :account_id and d.email_id = e.id))
-order by e.id desc limit :limit
-
--- page_asc: the same, oldest first
-select e.* from emails e
-where e.account_id = :account_id and (cast(:after as uuid) is null or e.id > :after) and (cast(:before as uuid) is null or e.id < :before)
-  and (cast(:since as timestamptz) is null or e.created_at >= :since) and (cast(:until as timestamptz) is null or e.created_at < :until)
-  and (cast(:to as text) is null or exists (
-    select 1 from deliveries d where d.account_id = :account_id and d.email_id = e.id and d.address = :to))
-  and (cast(:tag as text) is null or exists (
-    select 1 from jsonb_array_elements(e.tags) g where :tag in (g ->> 'name', g ->> 'value', (g ->> 'name') || ':' || (g ->> 'value'))))
-  and (cast(:status as delivery_status) is null or :status = (
-    select coalesce(min(d.status) filter (where d.status <= 'unknown'), max(d.status))
-    from deliveries d where d.account_id = :account_id and d.email_id = e.id))
-order by e.id limit :limit
