@@ -109,7 +109,7 @@ async def test_a_part_of_the_log_is_exported_by_what_it_is_asked_for(
 
 
 async def test_what_matches_is_found_however_little_a_look_takes_in(database: db.Database, account_id: UUID) -> None:
-    """Seen to fail with `Part.next_id` the last attempt that matched, or none: the first look without one was the last."""
+    """Seen to fail with `Part.next_id` the last that matched, or none: the first look without one was the last."""
     numbers = range(30)
     email = await rows.email(database, account_id)
     async with database.connection() as connection:
