@@ -34,7 +34,7 @@ from gateway.inbound.protocol import Goodbye, PeerGone, Phase, Refused
 from gateway.mail import address, submitted
 from gateway.mail.address import Address, Mailbox
 from gateway.models import Caller
-from gateway.outbound import send
+from gateway.outbound import moments, send
 from gateway.settings import Settings
 from gateway.storage import db, idempotency, suppressions
 from gateway.storage.callers import Callers
@@ -49,6 +49,7 @@ MAX_FAILURES: Final = 3  # of one session
 LARGE: Final = 262_144  # bytes; from here on a message is read off the event loop
 MAX_DEPTH: Final = 200  # of metadata, nested
 MAX_TEXT: Final = 400  # characters of a reply that say why
+LONGEST_WAIT: Final = 2_592_000  # seconds until an e-mail expires, as for POST /v1/emails
 _KEY = re.compile(r"[ -~]{1,255}")
 _TAG_TEXT = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _encode: Final = msgspec.json.Encoder().encode
@@ -63,6 +64,7 @@ CANNOT_TELL: Final = "454 4.7.0 Temporary authentication failure, try again late
 TOO_MANY_FAILURES: Final = "421 4.7.0 Too many failed authentications, closing"
 BAD_RECIPIENT: Final = "501 5.1.3 Bad recipient address syntax"
 UNUSABLE: Final = "554 5.6.0"
+UNKNOWN_WISH: Final = "550 5.5.4"
 USED_OTHERWISE: Final = "X-Postroom-Idempotency-Key was used with another message or envelope"
 
 # How an error's kind is said; the first that fits. RFC 3463.
@@ -74,6 +76,7 @@ _CODES: Final[Sequence[tuple[type[errors.ApiError], str]]] = (
     (errors.ConcurrentIdempotentRequests, "451 4.3.0"),
     (errors.RestrictedApiKey, "550 5.7.1"),
     (errors.InvalidIdempotentRequest, "550 5.7.1"),
+    (errors.RecipientSuppressed, "550 5.7.1"),
     (errors.InternalError, "451 4.3.0"),
 )
 
@@ -104,6 +107,8 @@ class Submissions:
             raise TypeError("the submission port is spoken by SubmissionSMTP")
         try:
             email_id, replayed = await self._send(incoming)
+        except submitted.UnknownWish as error:
+            return _reply(UNKNOWN_WISH, f"The message cannot be sent: {error}")
         except submitted.Unusable as error:
             return _reply(UNUSABLE, f"The message cannot be sent: {error}")
         except errors.ApiError as error:
@@ -323,6 +328,10 @@ def _request(rcpt_to: Sequence[str], message: submitted.Submitted) -> send.Reque
         subject=message.subject,
         tags=_tags(message.tags),
         metadata=_metadata(message.metadata),
+        scheduled_at=_moment(message.scheduled_at),
+        expires_in=_seconds(submitted.EXPIRES_IN, message.expires_in),
+        on_unknown=_choice(submitted.ON_UNKNOWN, message.on_unknown, ("retry", "hold")),
+        on_suppressed=_choice(submitted.ON_SUPPRESSED, message.on_suppressed, ("skip", "reject")),
         source="smtp",
         topic=_topic(message.unsubscribe),
     )
@@ -387,6 +396,32 @@ def _metadata(text: str | None) -> Mapping[str, Any]:
     if b"\\u0000" in encoded.replace(b"\\\\", b""):  # Postgres has no NUL in text
         raise submitted.Unusable("X-Postroom-Metadata holds a NUL")
     return metadata
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        return moments.read(text)
+    except errors.ValidationFailed as error:
+        raise submitted.Unusable(f"{submitted.SCHEDULED_AT.title()}: {error.errors[0].message}") from None
+
+
+def _choice(name: str, text: str | None, choices: Sequence[str]) -> str:
+    """The first one where the field is missing."""
+    word = choices[0] if text is None else text.strip().lower()
+    if word not in choices:
+        raise submitted.Unusable(f"{name.title()} is {' or '.join(choices)}")
+    return word
+
+
+def _seconds(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= len(str(LONGEST_WAIT))):
+        raise submitted.Unusable(f"{name.title()} is a number of seconds")
+    if not 1 <= int(digits) <= LONGEST_WAIT:
+        raise submitted.Unusable(f"{name.title()} is 1 to {LONGEST_WAIT} seconds")
+    return int(digits)
 
 
 def _is_deep(value: Any, left: int) -> bool:

@@ -1,8 +1,9 @@
 """A message as its author's program submits it: read for what it asks of us, and completed without being rewritten.
 
-Taken out are fields that no recipient may see (blind copies, a return path, what is said to the gateway alone); added
-are Message-ID and Date where they are missing (RFC 6409 8.3 and 8.4). All else stays, octet for octet, but for line
-ends: bare CR and LF become CRLF first, so that what is looked at here is what every later reader sees.
+Taken out are fields that no recipient may see: blind copies, a return path, and what is said to the gateway alone,
+which must be something that it understands, for nobody would notice a misspelt wish. Added are Message-ID and Date
+where they are missing (RFC 6409 8.3 and 8.4). All else stays, octet for octet, but for line ends: bare CR and LF become
+CRLF first, so that what is looked at here is what every later reader sees.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ TAG: Final = "x-postroom-tag"
 METADATA: Final = "x-postroom-metadata"
 IDEMPOTENCY_KEY: Final = "x-postroom-idempotency-key"
 UNSUBSCRIBE: Final = "x-postroom-unsubscribe"
-_TAKEN_OUT: Final = frozenset(("bcc", "resent-bcc", "return-path", TAG, METADATA, IDEMPOTENCY_KEY, UNSUBSCRIBE))
+SCHEDULED_AT: Final = "x-postroom-scheduled-at"
+EXPIRES_IN: Final = "x-postroom-expires-in"
+ON_UNKNOWN: Final = "x-postroom-on-unknown"
+ON_SUPPRESSED: Final = "x-postroom-on-suppressed"
+WISHES: Final = (TAG, METADATA, IDEMPOTENCY_KEY, SCHEDULED_AT, EXPIRES_IN, ON_UNKNOWN, ON_SUPPRESSED, UNSUBSCRIBE)
+_TO_GATEWAY: Final = "x-postroom-"
+_TAKEN_OUT: Final = frozenset(("bcc", "resent-bcc", "return-path", *WISHES))
+_MAX_NAME: Final = 60  # characters of a field's name that are repeated
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _NEXT_FIELD = re.compile(rb"\r\n(?![ \t])")  # RFC 5322 2.2.3: a line that starts with white space goes on
@@ -35,6 +43,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
 
 class Unusable(ValueError):
     """The message cannot be sent; the text says why, for a person, and quotes none of it."""
+
+
+class UnknownWish(Unusable):
+    """It asks for something that there is not; the text names the field, and those that there are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +65,10 @@ class Submitted:
     metadata: str | None  # value of X-Postroom-Metadata
     idempotency_key: str | None  # value of X-Postroom-Idempotency-Key
     unsubscribe: str | None  # value of X-Postroom-Unsubscribe; then there is no List-Unsubscribe field
+    scheduled_at: str | None  # value of X-Postroom-Scheduled-At, and so on
+    expires_in: str | None
+    on_unknown: str | None
+    on_suppressed: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +84,7 @@ def read(raw: bytes, *, name: str, now: dt.datetime) -> Submitted:
         raise Unusable("the message holds a NUL")
     block, body = _parted(_with_crlf(raw))
     fields = _fields(block)
+    _check_wishes(fields)
     from_ = _mailbox(fields, "from")
     if from_ is None:
         raise Unusable("it has no From field")
@@ -91,6 +108,10 @@ def read(raw: bytes, *, name: str, now: dt.datetime) -> Submitted:
         metadata=_single(fields, METADATA),
         idempotency_key=_single(fields, IDEMPOTENCY_KEY),
         unsubscribe=_unsubscribe(fields),
+        scheduled_at=_single(fields, SCHEDULED_AT),
+        expires_in=_single(fields, EXPIRES_IN),
+        on_unknown=_single(fields, ON_UNKNOWN),
+        on_suppressed=_single(fields, ON_SUPPRESSED),
     )
 
 
@@ -125,6 +146,13 @@ def _fields(block: bytes) -> list[_Field]:
         raise Unusable("its header has a line that is no field")
     pairs = zip(head.fields, octets, strict=True)
     return [_Field(name=name.lower(), value=value, octets=whole) for (name, value), whole in pairs]
+
+
+def _check_wishes(fields: Sequence[_Field]) -> None:
+    for field in fields:
+        if field.name.startswith(_TO_GATEWAY) and field.name not in WISHES:
+            known = ", ".join(wish.title() for wish in WISHES)
+            raise UnknownWish(f"there is no field {field.name.title()[:_MAX_NAME]}; there are {known}")
 
 
 def _stays(field: _Field) -> bool:

@@ -6,9 +6,8 @@ import asyncio
 import base64
 import binascii
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.mail import address, classify, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
+from gateway.outbound import moments
 from gateway.outbound import send as sending
 from gateway.storage import db, emails, listing, suppressions
 from gateway.storage.idempotency import Once, Turns
@@ -33,9 +33,6 @@ TURN: Final = 20  # e-mails of a batch that are composed before other callers ge
 MAX_BYTE_VALUES: Final = (
     10_485_760  # of one attachment given as a list, which costs seconds to read; base64 may be larger
 )
-MAX_AHEAD: Final = timedelta(days=365)
-UNITS: Final = {"second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3600, "day": 86_400, "week": 604_800}
-_IN: Final = re.compile(r"in (\d{1,6}|an?) (second|sec|minute|min|hour|day|week)s?", re.IGNORECASE)
 _cursors: Final[models.Cursor[tuple[UUID]]] = models.Cursor(tuple[UUID])
 
 Recipients = str | Annotated[list[str], Field(max_length=sending.MAX_RECIPIENTS)]
@@ -410,7 +407,7 @@ class Emails:
         """Send it at another time."""
         if body.id is not None and body.id != str(id):
             raise errors.invalid("id", "not the e-mail of the path")
-        at = moment(body.scheduled_at) or datetime.now(UTC)
+        at = moments.read(body.scheduled_at) or datetime.now(UTC)
         async with self._gateway.database.transaction() as connection:
             await emails.reschedule(connection, caller.account_id, id, at)
         self._gateway.tell([caller.account_id])
@@ -463,7 +460,7 @@ def _request(caller: Caller, body: NewEmail) -> sending.Request:
         attachments=attached(body.attachments),
         tags=tuple({"name": tag.name, "value": tag.value} for tag in body.tags or ()),
         metadata=body.metadata or {},
-        scheduled_at=moment(body.scheduled_at),
+        scheduled_at=moments.read(body.scheduled_at),
         expires_in=body.expires_in,
         on_unknown=body.on_unknown,
         on_suppressed=body.on_suppressed,
@@ -539,32 +536,6 @@ def _decoded(field: str, text: str) -> bytes:
 
 def _bad_attachment(field: str, message: str) -> errors.InvalidAttachment:
     return errors.InvalidAttachment(f"{field}: {message}", errors=[errors.FieldError(field=field, message=message)])
-
-
-def moment(text: str | None) -> datetime | None:
-    """When to send; None = at once, which a time that has passed means too. Raises ValidationFailed."""
-    if text is None:
-        return None
-    now = datetime.now(UTC)
-    at = _relative(text, now) or _absolute(text)
-    if at > now + MAX_AHEAD:
-        raise errors.invalid("scheduled_at", "more than a year ahead")
-    return at if at > now else None
-
-
-def _relative(text: str, now: datetime) -> datetime | None:
-    match = _IN.fullmatch(text.strip())
-    if match is None:
-        return None
-    count = int(match[1]) if match[1].isdigit() else 1
-    return now + timedelta(seconds=count * UNITS[match[2].lower()])
-
-
-def _absolute(text: str) -> datetime:
-    try:
-        return models.time_of(text)
-    except ValueError:
-        raise errors.invalid("scheduled_at", 'neither an RFC 3339 time nor like "in 10 min"') from None
 
 
 def _of_item(index: int, error: errors.ApiError) -> errors.ApiError:

@@ -14,6 +14,7 @@ from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.mail import address, resent
 from gateway.models import Caller, Input, Output, Time
+from gateway.outbound import moments
 from gateway.outbound import send as sending
 from gateway.storage import db, events, many
 from gateway.storage import emails as stored
@@ -249,7 +250,7 @@ def _anew(email: stored.Email, raw: bytes, body: Anew) -> sending.Prepared:
         subject=email.subject,
         tags=tuple(email.tags),
         metadata=email.metadata,
-        scheduled_at=emails.moment(body.scheduled_at),
+        scheduled_at=moments.read(body.scheduled_at),
         expires_in=_expires_in(email),
         on_unknown=email.on_unknown,
         topic=email.topic,
