@@ -20,6 +20,7 @@ ORDER = (
     "arrival",
     "sends",
     "delivered",
+    "destinations",
     "hot",
     "sockets",
     "sweep",
