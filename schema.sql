@@ -419,7 +419,7 @@ create table delivery_statistics (                    -- what became of mail, ad
 ) with (fillfactor = 70);                             -- an hour's rows are written again and again while it lasts
 create index delivery_statistics_age on delivery_statistics (hour); -- the oldest are forgotten
 
-create table provider_messages (                      -- look-up: whose mail does a provider's callback speak of?
+create table provider_messages (                      -- look-up: whose mail does a callback or a report speak of?
   provider text not null,
   provider_id text not null,
   account_id uuid not null,
@@ -427,18 +427,20 @@ create table provider_messages (                      -- look-up: whose mail doe
   created_at timestamptz not null default now(),
   primary key (provider, provider_id)
 );
+create index provider_messages_age on provider_messages (created_at); -- the oldest are forgotten
 
-create table callbacks (                              -- what providers posted about mails that they took; no account is known
-  provider text not null,                             -- mailgun, postmark, ses
+create table callbacks (                              -- what was told of mails that left; no account is known
+  provider text not null,                             -- mailgun, postmark, ses; mail = a report that came to a return path
   event_id text not null,                             -- the provider's own, or a digest of what it posted
-  provider_id text,                                   -- of the mail; null = it is about none
-  payload bytea not null,                             -- the body as it was posted
+  provider_id text,                                   -- of the mail; null = it is about none; mail: the delivery's id
+  payload bytea not null,                             -- the body as it was posted, the mail as it came
   received_at timestamptz not null default now(),
   applied_at timestamptz,                             -- when its news were taken in; null = it is not known whose mail it is
   primary key (provider, event_id)
 );
 create index callbacks_waiting on callbacks (provider, provider_id) where applied_at is null; -- those that overtook a verdict
 create index callbacks_age on callbacks (received_at); -- the oldest are forgotten
+create index callbacks_by_message on callbacks (provider, provider_id); -- reports of one mail
 
 create table suppressions (
   account_id uuid not null references accounts (id) on delete cascade,

@@ -25,6 +25,7 @@ from gateway.inbound.protocol import HungUp, Incoming
 from gateway.inbound.receive import Reception
 from gateway.inbound.rendering import Rendering
 from gateway.inbound.submission import Submissions
+from gateway.mail import verp
 from gateway.notify import nudges
 from gateway.notify.live import Live
 from gateway.outbound import rules, unsubscribe
@@ -70,7 +71,17 @@ class Gateway:
             tls_verify=settings.redis_tls_verify,
             namespace=settings.redis_namespace,
         )
-        self.reception = Reception(self.database, settings, self.parsing, told=self.tell, judge=self.nudge_judging)
+        self.return_paths = (
+            verp.ReturnPaths(self.keyring, settings.return_path_domain) if settings.return_path_domain else None
+        )
+        self.reception = Reception(
+            self.database,
+            settings,
+            self.parsing,
+            told=self.tell,
+            judge=self.nudge_judging,
+            return_paths=self.return_paths,
+        )
         self.pace = Pace()
         self.judging = Judging(self.database, settings, self.resolver, self.pace, told=self.tell)
         self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
@@ -116,7 +127,8 @@ class Gateway:
         """The ways out that OUTBOUND, OUTBOUND_ROUTES and the own domains give. Raises ConfigurationError."""
         routes = rules.read(self.settings, self.resolver)
         local = LocalProvider(self.deliver_local)
-        return Router(routes, self.settings.mail_domains, local, is_custom_domain=self._is_custom_domain)
+        own = (*self.settings.mail_domains, *filter(None, [self.settings.return_path_domain]))
+        return Router(routes, own, local, is_custom_domain=self._is_custom_domain)
 
     async def _is_custom_domain(self, domain: str) -> bool:
         """Whether an account here has proved to own it: mail for it never leaves. Raises Unavailable."""

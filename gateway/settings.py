@@ -163,6 +163,18 @@ class Settings(BaseSettings):
         600, gt=0, description="The reply to the final dot (RFC 5321 4.5.3.2.6)"
     )
 
+    return_path_domain: str = Field(
+        "",
+        max_length=190,
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.|$)){2,}$|^$",
+        description="Domain of reverse paths by which bounces come back here; empty = the author's own address is used",
+    )
+    feedback_retention_seconds: int = Field(
+        2_592_000,
+        ge=432_000,
+        description="How long bounces, complaints and callbacks still find the mail they are about",
+    )
+
     dkim_key_file: str = Field(
         "", description="Private key (PEM) that signs mail from MAIL_DOMAINS; empty = it goes out unsigned"
     )
@@ -233,6 +245,11 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(domain.lower().rstrip(".") for domain in value)
+
+    @field_validator("return_path_domain")
+    @classmethod
+    def _lower_name(cls, value: str) -> str:
+        return value.lower().rstrip(".")
 
     @field_validator("proxy_trusted")
     @classmethod

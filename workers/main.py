@@ -26,7 +26,9 @@ from gateway.inbound.indexing import AfterwardsReader
 from gateway.notify.dispatch import Dispatcher
 from gateway.notify.webhooks import Poster
 from gateway.outbound.deliver import Carrier
+from gateway.outbound.feedback import Feedback
 from gateway.outbound.record import Record
+from gateway.outbound.returning import Returning
 from gateway.settings import Settings
 from gateway.storage import housekeeping
 from workers.drains import Drains
@@ -36,6 +38,7 @@ log = structlog.get_logger(__name__)
 
 HEARING_SECONDS = 1.0  # how long it is believed which accounts have webhooks
 INDEXING_ACCOUNTS = 2  # read at once: more would take the processors from those who accept mail
+ABANDONED_SECONDS = 86_400.0  # after the last attempt of what a report may be about, it is nobody's
 UNREAD_SECONDS = 30.0  # between looks for mail that no nudge told of
 UNREAD_SECONDS_ALONE = 1.0  # the same without Redis
 COUNTING_ACCOUNTS = 2  # counted at once
@@ -51,8 +54,15 @@ class Work:
         self._gateway = gateway
         self._settings = settings
         self._carrier = Carrier(
-            gateway.database, settings, gateway.router(), gateway.signer(), gateway.links, told=gateway.tell
+            gateway.database,
+            settings,
+            gateway.router(),
+            gateway.signer(),
+            gateway.links,
+            told=gateway.tell,
+            returning=Returning(gateway.database, gateway.return_paths),
         )
+        self._feedback = Feedback(gateway.database, told=gateway.tell)
         poster = Poster(allow_private=settings.webhook_allow_private, timeout_seconds=settings.webhook_timeout_seconds)
         self._dispatcher = Dispatcher(gateway.database, settings, gateway.keyring, poster, told=gateway.tell)
         self._deliveries = Drains(self._carrier.drain, name="deliver")
@@ -74,6 +84,7 @@ class Work:
         return [
             self._carrier.renew_leases(),
             _every(settings.sweep_interval_seconds, self._sweep),
+            _every(settings.sweep_interval_seconds, self._feedback.apply_reports),
             _every(HEARING_SECONDS, self._learn_who_hears),
             _every(UNREAD_SECONDS_ALONE, self._index),
             _every(COUNTING_SECONDS, self._count),
@@ -161,7 +172,9 @@ class Work:
         await housekeeping.empty_void(database)
         await housekeeping.forget_keys(database, settings.idempotency_seconds)
         await housekeeping.forget_events(database, settings.event_retention_seconds)
-        await housekeeping.forget_callbacks(database, settings.event_retention_seconds)
+        await housekeeping.abandon_reports(database, settings.retry_max_age_seconds + ABANDONED_SECONDS)
+        await housekeeping.forget_callbacks(database, settings.feedback_retention_seconds)
+        await housekeeping.forget_handed_over(database, settings.feedback_retention_seconds)
         await housekeeping.forget_suppressions(database)
         if settings.email_retention_seconds:
             await housekeeping.forget_emails(database, settings.email_retention_seconds)

@@ -4,6 +4,8 @@
     mx          the domain's mail comes here
     dkim        the keys that mail from the domain is signed with, at <selector>._domainkey.<domain>
     spf, dmarc  advice for mail that is sent from the domain
+    return_path bounces.<domain>, an alias of RETURN_PATH_DOMAIN: once it was seen, bounces of mail from the domain go
+                there, so that SPF is aligned with From (gateway.outbound.returning)
 
 The domain goes to the account whose proof is found. From the account that has it, it passes to another one only when
 the DNS shows the other's proof and not its own any more; while the DNS does not answer nothing changes. What the DNS
@@ -22,7 +24,7 @@ import structlog
 
 from gateway import errors, tokens
 from gateway.inbound import spf
-from gateway.mail import address, dkim
+from gateway.mail import address, dkim, verp
 from gateway.mail.auth import dmarc
 from gateway.outbound import signing
 from gateway.resolving import Exchanger, NamesAway, NoSuchName, Resolver
@@ -97,7 +99,8 @@ class Domains:
         self._resolver = resolver
         self._keyring = keyring
         self._host = settings.hostname.lower().rstrip(".")
-        self._shared = settings.mail_domains
+        self._return_domain = settings.return_path_domain
+        self._shared = (*settings.mail_domains, *filter(None, [self._return_domain]))
         self._told = told
 
     def check(self, name: str, *, wildcard: bool) -> None:
@@ -224,7 +227,14 @@ class Domains:
             required=True,
         )
         published = [dkim_record(name, key.selector, key.record) for key in keys]
-        return [proof, *self.mail_records(name, published, wildcard=claim.wildcard)]
+        records = self.mail_records(name, published, wildcard=claim.wildcard)
+        return [proof, *records, *self._return_path(name)]
+
+    def _return_path(self, name: str) -> Iterable[Record]:
+        """MX and SPF at once. Not asked for where there are no return paths, or an address there would be too long."""
+        own = verp.own_domain(name)
+        if self._return_domain and len(own) <= verp.MAX_DOMAIN:
+            yield Record(type="CNAME", name=own, value=self._return_domain, purpose="return_path")
 
     async def _look(self, account_id: UUID, claim: domains.Claim, keys: Sequence[dkim_keys.DkimKey]) -> Look:
         wanted = self._wanted(account_id, claim, keys)
@@ -241,8 +251,14 @@ class Domains:
         if record.type == "MX":
             exchangers = await _answer(self._resolver.mx(record.name))
             return None if exchangers is None else _best(exchangers)
+        if record.type == "CNAME":
+            return await _answer(self._alias(record.name))
         texts = await _answer(self._resolver.txt(record.name))
         return None if texts is None else [text.decode("utf-8", "replace").strip() for text in texts]
+
+    async def _alias(self, name: str) -> list[str]:
+        target = await self._resolver.cname(name)
+        return [] if target is None else [target]
 
     async def _verdict(self, record: Record, answer: list[str] | None) -> Record:
         judged = self._judged(record, answer)
@@ -313,7 +329,8 @@ def _best(exchangers: Sequence[Exchanger]) -> list[str]:
 
 
 def _kept(record: Record) -> dict[str, Any]:
-    return {"purpose": record.purpose, "name": record.name, "state": record.state, "found": list(record.found)}
+    kept = {"purpose": record.purpose, "name": record.name, "state": record.state, "found": list(record.found)}
+    return kept | {"value": record.value} if record.type == "CNAME" else kept  # an alias is good for what it leads to
 
 
 async def _failed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
@@ -32,6 +32,11 @@ class Recipient:
     address: str  # canonical, without the tag: what mailboxes are found by
     domain: str  # lower-case A-labels
     tag: str | None  # what stood behind the +
+    is_nobody: bool = False  # leads into the void, whatever mailboxes there are
+
+    def to_nobody(self) -> Recipient:
+        """The same, leading into the void."""
+        return replace(self, is_nobody=True)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -118,7 +123,7 @@ class Placer:
 
     async def plan(self, batch: Sequence[Arrival]) -> Plan:
         """Which mailbox of which account each message goes to, by what the addresses say now."""
-        recipients = {r.address: r for arrival in batch for r in arrival.recipients}
+        recipients = {r.address: r for arrival in batch for r in arrival.recipients if not r.is_nobody}
         async with self._database.connection() as connection:
             await self._void.look(connection)
             routes = await mailboxes.routes(connection, sorted(recipients))
@@ -215,7 +220,7 @@ def _place(plan: Plan, arrival: Arrival, routes: Routes, lost: mailboxes.Route) 
     """One copy for each mailbox that the recipients lead to, one to the void for all who lead nowhere."""
     by_route: dict[mailboxes.Route, list[Recipient]] = defaultdict(list)
     for one in arrival.recipients:
-        by_route[routes.get(one.address, lost)].append(one)
+        by_route[lost if one.is_nobody else routes.get(one.address, lost)].append(one)
     for route, recipients in by_route.items():
         placement = Placement(arrival=arrival, mailbox_id=route.mailbox_id, recipients=tuple(recipients))
         plan[route.account_id].append(placement)

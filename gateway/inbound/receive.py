@@ -5,7 +5,8 @@
 
 Mail for an unknown or an expired address is dropped *after* DATA, with the same answer and by the same work: it is
 parsed and stored like any other, into an account of the void, and removed from there by reclaim. So is mail for an
-account over its quota, with `message.dropped` in the owner's log.
+account over its quota, with `message.dropped` in the owner's log. What comes to return paths is kept apart from
+messages (gateway.inbound.returned).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.placing import Arrival, Placement, Plan, Recipient, Sorting
 from gateway.inbound.protocol import Incoming
 from gateway.inbound.rehearsing import Rehearsals
+from gateway.inbound.returned import Returned
 from gateway.inbound.territory import Ground, Territory
 from gateway.inbound.void import Void
-from gateway.mail import charsets
+from gateway.mail import charsets, verp
 from gateway.settings import Settings
 from gateway.storage import db, events, mailboxes, messages
 from gateway.storage.committer import Committer
@@ -58,6 +60,7 @@ class Reception:
         *,
         told: Callable[[Iterable[UUID]], None],  # called after each commit with the accounts whose logs grew
         judge: Callable[[Iterable[UUID]], None] = lambda _: None,  # likewise: accounts with mail held for a verdict
+        return_paths: verp.ReturnPaths | None = None,  # of mail that leaves; None = there are none
     ) -> None:
         self._database = database
         self._pool = pool
@@ -68,6 +71,7 @@ class Reception:
         self._territory = Territory(database, settings)
         self._allowance = Allowance(database, settings, told=told)
         self._rehearsals = Rehearsals(database) if settings.allow_faults else None
+        self._returned = Returned(database, return_paths)
         self._void = Void(settings.void_max_bytes)
         self._placer = placing.Placer(database, settings, self._territory, self._void, told=told)
         self._committer: Committer[Arrival, str] = Committer(self._commit, find=self._find, size=_size)
@@ -79,6 +83,8 @@ class Reception:
         recipient = placing.recipient(address, self._first_domain)
         if recipient is None:
             return BAD_ADDRESS
+        if self._returned.takes(recipient):
+            return None
         try:
             ground = await self._territory.find(recipient.domain)
             return await self._refusal(recipient, ground) if ground else RELAYING_DENIED
@@ -108,10 +114,14 @@ class Reception:
     async def deliver(self, incoming: Incoming) -> str:
         """The reply to the final dot. 250 is said after the commit and for every outcome; a fault of ours is 4xx."""
         named = (placing.recipient(given, self._first_domain) for given in incoming.rcpt_to)
-        recipients = tuple(recipient for recipient in named if recipient is not None)
+        known = [recipient for recipient in named if recipient is not None]
+        recipients = tuple(self._returned.others(known))
         try:
             if reply := await self._rehearsed(recipients):
                 return reply
+            await self._returned.keep(known, incoming.raw)
+            if known and not recipients:
+                return _queued(incoming.receipt_id)
             read = reading.read(await self._pool.read(incoming.raw), incoming)
             return await self._committer.submit(Arrival(incoming=incoming, recipients=recipients, reading=read))
         except db.NoRoom:
@@ -123,7 +133,7 @@ class Reception:
         """The refusal of the whole message that a script wants; None = go on."""
         if self._rehearsals is None:
             return None
-        grounds = [(one.address, await self._territory.find(one.domain)) for one in recipients]
+        grounds = [(one.address, await self._territory.find(one.domain)) for one in recipients if not one.is_nobody]
         return await self._rehearsals.due(grounds, "data")
 
     async def drain(self) -> None:

@@ -3,6 +3,9 @@
 The domains of MAIL_DOMAINS belong to all accounts and need no look. Any other is looked up in Postgres, and what was
 found (or that nothing was) is believed for a few seconds: so long mail for a new domain may be refused, and mail for
 one that was given up be taken, to be dropped then.
+
+Domains of return paths (RETURN_PATH_DOMAIN, and bounces.<a tenant's domain>) have no mailboxes: what is not for a
+return path of ours (gateway.inbound.returned) is dropped there like mail for anybody unknown.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from gateway.mail import verp
 from gateway.settings import Settings
 from gateway.storage import db, domains
 
@@ -36,6 +40,8 @@ class Territory:
         self._database = database
         self._shared_domains = frozenset(settings.mail_domains)
         self._shared = Ground(owner=None, unknown_recipients=settings.unknown_recipients, catch_all=None)
+        self._return_domain = settings.return_path_domain
+        self._returns = Ground(owner=None, unknown_recipients="drop", catch_all=None)
         self._elsewhere = self._shared if settings.captures_every_domain else None
         self._remembered: OrderedDict[str, tuple[float, Ground | None]] = OrderedDict()
 
@@ -43,6 +49,8 @@ class Territory:
         """The ground of a domain (lower-case A-labels); None = mail for it is not taken. Raises Unavailable."""
         if domain in self._shared_domains:
             return self._shared
+        if domain and domain == self._return_domain:
+            return self._returns
         known = self._remembered.get(domain)
         if known is not None and known[0] > time.monotonic():
             return known[1]
@@ -53,6 +61,10 @@ class Territory:
     async def _look_up(self, domain: str) -> Ground | None:
         async with self._database.connection() as connection:
             owned = await domains.find(connection, domain)
+            above = domain.removeprefix(verp.own_domain(""))
+            if owned is None and self._return_domain and above != domain:
+                holder = await domains.owner(connection, above)
+                return self._returns if holder is not None and holder[0] == above else self._elsewhere
         if owned is None:
             return self._elsewhere
         return Ground(owner=owned.account_id, unknown_recipients=owned.unknown_recipients, catch_all=owned.catch_all)

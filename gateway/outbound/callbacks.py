@@ -43,7 +43,7 @@ class News:
     reply: str  # what the server over there said, or why it was not tried; empty = not told
     enhanced: str = ""  # RFC 3463 code that was told apart from the reply; empty = none
     at: datetime | None = None  # when it happened, by the provider's clock; None = not told
-    details: Mapping[str, str] = field(default_factory=dict)  # url, user_agent, ip: only those that were told
+    details: Mapping[str, str] = field(default_factory=dict)  # url, user_agent, ip, report: only those that were told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

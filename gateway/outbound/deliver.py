@@ -36,6 +36,7 @@ from gateway.outbound.providers import replies
 from gateway.outbound.providers.contract import AboutToCommit, Outcome, Outgoing, Verdict
 from gateway.outbound.providers.local import LocalProvider
 from gateway.outbound.retry import Schedule
+from gateway.outbound.returning import Returning
 from gateway.outbound.route import OPEN_SECONDS, Router, Try
 from gateway.outbound.shaping import ENDING, HeldBack, Shaping, evenly
 from gateway.settings import Settings
@@ -63,6 +64,7 @@ CHUNK: Final = 50  # recipients of one claim; small, so that accounts take turns
 AHEAD: Final = 4  # recipients in hand, times those that the network may have at once
 VERDICTS: Final = 200  # written in one transaction
 REPLY_KEPT: Final = 1000  # characters
+KEEP_THEIR_OWN: Final = ("local", "mailgun", "postmark")  # providers that do not use return paths of ours
 AGAIN_SECONDS: Final = 0.5  # between tries to write a verdict while the database is away
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -123,6 +125,7 @@ class Carrier:
         links: unsubscribe.Links,
         *,
         told: Callable[[Iterable[UUID]], None],
+        returning: Returning | None = None,  # None = bounces go to the author
     ) -> None:
         self._database = database
         self._settings = settings
@@ -130,6 +133,7 @@ class Carrier:
         self._signer = signer
         self._links = links
         self._told = told
+        self._returning = returning or Returning(database, None)
         self._feedback = Feedback(database, told=told)
         self._rules = refusals.Rules(database)
         self._schedule = Schedule.of(settings)
@@ -272,7 +276,8 @@ class Carrier:
         """What is to be written of a recipient whose fate needs no network."""
         if claimed.was_in_data and claimed.on_unknown == "hold":
             lost = "the worker was lost after DATA and before the reply; held, as asked"
-            return [_settled(claimed, _without_network("unknown", lost), Fate(status="unknown"))]
+            returns = self._returning.applies(claimed)
+            return [_settled(claimed, _without_network("unknown", lost), Fate(status="unknown"), returns=returns)]
         if claimed.expires_at is not None and claimed.expires_at <= datetime.now(UTC):
             return [
                 _settled(claimed, _without_network("failed", "expired before it could be sent"), Fate(status="failed"))
@@ -289,7 +294,8 @@ class Carrier:
         except (signing.NotSigned, unsubscribe.NoLink) as error:
             verdict = _without_network(error.outcome, str(error))
             return [_settled(claimed, verdict, self._fate(claimed, verdict.verdict))]
-        tries = await self._router.send(_outgoing(claimed, raw), about_to_commit=self._guard(claimed))
+        return_path = await self._returning.path(claimed)
+        tries = await self._router.send(_outgoing(claimed, raw, return_path), about_to_commit=self._guard(claimed))
         if left_alone := _left_alone(tries):
             return left_alone
         for one in tries:
@@ -299,18 +305,18 @@ class Carrier:
             _histogram(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
         if tries[-1].verdict.outcome in ("sent", "delivered"):
             _handover(tries[-1].provider).observe((tries[-1].verdict.finished_at - claimed.queued_at).total_seconds())
-        return await self._judged(claimed, tries)
+        return await self._judged(claimed, tries, returns=return_path != "")
 
-    async def _judged(self, claimed: emails.Claimed, tries: Sequence[Try]) -> list[emails.Settled]:
+    async def _judged(self, claimed: emails.Claimed, tries: Sequence[Try], *, returns: bool) -> list[emails.Settled]:
         own = (
             await self._own_rules(claimed.account_id)
             if any(one.verdict.outcome in refusals.READ for one in tries)
             else ()
         )
         found = [refusals.explained(one, own) for one in tries]
-        earlier = [_settled(claimed, one, None, said) for one, said in zip(tries[:-1], found[:-1], strict=True)]
-        fate = self._fate_by_rules(claimed, tries[-1], found[-1])
-        return [*earlier, _settled(claimed, tries[-1], fate, found[-1])]
+        fates = [*(None for _ in tries[:-1]), self._fate_by_rules(claimed, tries[-1], found[-1])]
+        judged = zip(tries, fates, found, strict=True)
+        return [_settled(claimed, one, fate, said, returns=returns) for one, fate, said in judged]
 
     async def _own_rules(self, account_id: UUID) -> Sequence[classify.Own]:
         """Waits while the database is away, as the verdict would have to: it is not guessed at."""
@@ -408,13 +414,14 @@ def _offer(claimed: emails.Claimed, topic: str) -> unsubscribe.Offer:
     )
 
 
-def _outgoing(claimed: emails.Claimed, raw: bytes) -> Outgoing:
+def _outgoing(claimed: emails.Claimed, raw: bytes, return_path: str = "") -> Outgoing:
     return Outgoing(
         delivery_id=claimed.id,
         account_id=claimed.account_id,
         mail_from=claimed.mail_from,
         rcpt_to=claimed.address,
         raw=raw,
+        return_path=return_path,
         smtputf8=not claimed.raw.isascii() and not claimed.raw.partition(b"\r\n\r\n")[0].isascii(),  # RFC 6532 3.2
         author=claimed.author,
         tags=tuple((tag["name"], tag["value"]) for tag in claimed.tags),
@@ -455,9 +462,15 @@ def _without_network(outcome: str, reply: str) -> Try:
 
 
 def _settled(
-    claimed: emails.Claimed, tried: Try, fate: Fate | None, found: classify.Classified | None = None
+    claimed: emails.Claimed,
+    tried: Try,
+    fate: Fate | None,
+    found: classify.Classified | None = None,
+    *,
+    returns: bool = False,
 ) -> emails.Settled:
-    """`found`: the rule that a refusal is read by; None = it is none, or nobody was asked."""
+    """`found`: the rule that a refusal is read by; None = it is none, or nobody was asked. `returns`: bounces of what
+    was tried come to a return path, if the provider uses it."""
     verdict = tried.verdict
     found = found or refusals.explained(tried)
     suppress = _to_suppress(claimed, tried, fate, found)
@@ -482,6 +495,7 @@ def _settled(
         event=_event(claimed, tried, fate, suppress, found) if fate else None,
         suppress=suppress,
         classification=found,
+        has_return_path=returns and tried.provider.partition(":")[0] not in KEEP_THEIR_OWN,
     )
 
 

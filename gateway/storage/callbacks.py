@@ -1,8 +1,11 @@
-"""What providers tell of mail that they took: each callback as it was posted, and the way from a provider's id to ours.
+"""What is told of mail that left: each callback as it was posted, each report as it came, and the way to our own ids.
 
 Two look-ups by the providers' own ids, without an account: `provider_messages`, written with the verdict, and
 `callbacks`, kept before anything is done with them. A callback may overtake the verdict; whichever is committed later
 finds the other one, so that no news is lost between them.
+
+Reports that come by mail, to return paths, stand there under the provider MAIL, which calls mails by the ids of their
+deliveries. They are applied by whoever looks for what is not applied yet, again and again.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from gateway.storage.sql import load
 sql = load("callbacks")
 
 PROVIDERS: Final = ("mailgun", "postmark", "ses")
+MAIL: Final = "mail"  # the provider of reports that come to return paths
+MAX_REPORTS: Final = 20  # kept about one delivery: whoever got the mail could send as many as it likes
 AT_ONCE: Final = 100  # callbacks that are caught up with after one batch of verdicts
 # Their relays, by which mail can leave, too: `smtp:smtp.postmarkapp.com:587`
 _RELAYS: Final = (
@@ -34,17 +39,18 @@ _RELAYS: Final = (
 class Callback:
     """One callback."""
 
-    provider: str  # one of PROVIDERS
+    provider: str  # one of PROVIDERS, or MAIL
     event_id: str  # the provider's own, or a digest of what it posted
     provider_id: str | None  # of the mail it speaks of; None = of none
-    payload: bytes  # the body as it was posted
+    payload: bytes  # the body as it was posted, the mail as it came
+    received_at: datetime | None = None  # None = it is not kept yet, or nobody needs to know
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handed:
     """A mail that a provider took, under the name it has there."""
 
-    provider: str  # as the verdict has it, such as `postmark` or `mailgun:example.com`
+    provider: str  # as the verdict has it, such as `postmark` or `mailgun:example.com`; or MAIL
     provider_id: str
     recipient: str  # whom it was for
     account_id: UUID
@@ -52,7 +58,9 @@ class Handed:
 
     @property
     def called(self) -> tuple[str, str] | None:
-        """Whose callbacks speak of it, and as what; None = nobody's do."""
+        """Whose callbacks or reports speak of it, and as what; None = nobody's do."""
+        if self.provider == MAIL:
+            return MAIL, self.provider_id
         provider = provider_of(self.provider)
         if provider is None or not bare(self.provider_id):
             return None
@@ -69,6 +77,18 @@ class Standing:
     address: str
     status: str  # one of emails.ORDER
     attempts: int
+    provider: str | None  # that made the last attempt; None = none yet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """A mail that came to a return path."""
+
+    id: str  # 64 hexadecimal digits
+    delivery_id: UUID
+    received_at: datetime
+    applied_at: datetime | None  # None = not yet
+    size: int  # bytes that were kept
 
 
 def provider_of(name: str) -> str | None:
@@ -164,3 +184,52 @@ async def suppress(connection: db.Connection, account_id: UUID, address: str, re
 async def forget(connection: db.Connection, before: datetime, limit: int) -> int:
     """Remove one slice of those that came before; how many."""
     return await sql.forget.run(connection, before=before, limit=limit)
+
+
+async def forget_messages(connection: db.Connection, before: datetime, limit: int) -> int:
+    """Remove one slice of what says whose mail it was, of mail handed over before; how many."""
+    return await sql.forget_messages.run(connection, before=before, limit=limit)
+
+
+# Reports that came by mail
+
+
+async def has_room(connection: db.Connection, delivery_id: UUID) -> bool:
+    """Whether another report about this delivery is kept."""
+    count: int = await sql.count_of.value(connection, provider=MAIL, provider_id=str(delivery_id), limit=MAX_REPORTS)
+    return count < MAX_REPORTS
+
+
+async def unapplied(connection: db.Connection, after: Callback | None, limit: int) -> list[Callback]:
+    """Reports that can be applied, oldest first, behind one of them."""
+    since, last = (after.received_at, after.event_id) if after else (None, None)
+    rows = await sql.unapplied.fetch(connection, since=since, after=last, limit=limit)
+    return [Callback(provider=MAIL, **dict(row)) for row in rows]
+
+
+async def abandon(connection: db.Connection, before: datetime) -> int:
+    """Give up the reports that came before and are about no mail that is known; how many."""
+    return await sql.abandon.run(connection, before=before)
+
+
+async def reports(connection: db.Connection, delivery_ids: Sequence[UUID]) -> list[Report]:
+    """What is kept about these deliveries, oldest first."""
+    rows = await sql.reports.fetch(connection, provider_ids=[str(id) for id in delivery_ids])
+    return [
+        Report(
+            id=row["event_id"],
+            delivery_id=UUID(row["provider_id"]),
+            received_at=row["received_at"],
+            applied_at=row["applied_at"],
+            size=row["size"],
+        )
+        for row in rows
+    ]
+
+
+async def report(connection: db.Connection, delivery_ids: Sequence[UUID], id: str) -> bytes | None:
+    """One of them, as it came."""
+    found: bytes | None = await sql.report.value(
+        connection, provider_ids=[str(one) for one in delivery_ids], event_id=id
+    )
+    return found

@@ -94,6 +94,13 @@ async def hold_owner(connection: db.Connection, name: str) -> UUID | None:
     return found
 
 
+async def is_alias(connection: db.Connection, account_id: UUID, name: str, *, purpose: str, value: str) -> bool:
+    """Whether the last look found that the account's domain has the alias (CNAME) to `value` that it should have."""
+    wanted = [{"purpose": purpose, "state": "ok", "value": value}]
+    found: bool = await sql.is_alias.value(connection, account_id=account_id, name=name, wanted=wanted)
+    return found
+
+
 # As tenants see them
 
 

@@ -201,6 +201,7 @@ class Settled:
     event: events.NewEvent | None  # told if the lease still stands
     suppress: str | None = None  # canonical address that is not to be written to again, if the lease still stands
     classification: classify.Classified | None = None  # what a refusal was read as; None = it is none
+    has_return_path: bool = False  # whether reports of this mail may come by mail, to a return path of its own
 
 
 async def add(connection: db.Connection, account_id: UUID, emails: Sequence[NewEmail]) -> None:
@@ -365,7 +366,7 @@ async def park(connection: db.Connection, account_id: UUID, later: Sequence[tupl
 
 
 async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None:
-    """Verdicts of a batch: states and attempts in the order of accounts, what providers call the mails, then events."""
+    """Verdicts of a batch: states and attempts in the order of accounts, what the mails are called, then events."""
     by_account: dict[UUID, list[Settled]] = defaultdict(list)
     for verdict in sorted(verdicts, key=lambda verdict: verdict.delivery_id):
         by_account[verdict.account_id].append(verdict)
@@ -378,7 +379,8 @@ async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None
         news = [v.event for v in by_account[account_id] if v.event and v.delivery_id in standing]
         if news:
             told[account_id] = news
-    await callbacks.note_messages(connection, [handed for v in verdicts if (handed := handed_over(v))])
+    handed = [*map(handed_over, verdicts), *map(reported_on, verdicts)]
+    await callbacks.note_messages(connection, [one for one in handed if one])
     await events.append_all(connection, told)
 
 
@@ -389,6 +391,19 @@ def handed_over(verdict: Settled) -> callbacks.Handed | None:
     return callbacks.Handed(
         provider=verdict.provider,
         provider_id=verdict.provider_id,
+        recipient=verdict.recipient,
+        account_id=verdict.account_id,
+        delivery_id=verdict.delivery_id,
+    )
+
+
+def reported_on(verdict: Settled) -> callbacks.Handed | None:
+    """The mail as reports know it that come to its return path. None = it has none, or nobody took it."""
+    if not verdict.has_return_path or verdict.outcome not in HANDED_OVER:
+        return None
+    return callbacks.Handed(
+        provider=callbacks.MAIL,
+        provider_id=str(verdict.delivery_id),
         recipient=verdict.recipient,
         account_id=verdict.account_id,
         delivery_id=verdict.delivery_id,

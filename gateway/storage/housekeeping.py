@@ -7,7 +7,8 @@ may run twice at once or die at any point: whatever is left is found again the n
     tell_late   tells of recipients that wait for long, once
     reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
     empty_void  removes mail that was dropped
-    forget      removes old keys, callbacks, suppressions, attempts, e-mails, statistics and beginnings of event logs
+    forget      removes old keys, callbacks, reports, suppressions, attempts, e-mails, statistics and beginnings of logs
+    abandon     gives up reports of mail that nobody knows of
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from gateway.storage import (
 log = structlog.get_logger(__name__)
 
 # what: "mailbox" (expired), "late" (recipients told of), "reclaimed" (mailboxes), "message", "void", "event",
-# "callback", "idempotency_key", "suppression", "email", "attempt", "statistics"
+# "callback", "handed_over", "idempotency_key", "suppression", "email", "attempt", "statistics"
 SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping changed or removed", ["what"])
 
 EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
@@ -169,8 +170,21 @@ async def _forget_account(database: db.Database, account_id: UUID, before: datet
 
 
 async def forget_callbacks(database: db.Database, retention: float) -> int:
-    """Remove what providers posted more than `retention` seconds ago; how many."""
+    """Remove what was told of mail more than `retention` seconds ago; how many."""
     return await _forget(database, callbacks.forget, retention, what="callback")
+
+
+async def forget_handed_over(database: db.Database, retention: float) -> int:
+    """Forget whose mail it was that was handed over more than `retention` seconds ago: what is told of it from here on
+    is kept and changes nothing; how many."""
+    return await _forget(database, callbacks.forget_messages, retention, what="handed_over")
+
+
+async def abandon_reports(database: db.Database, seconds: float) -> int:
+    """Look no more at reports that came more than `seconds` ago and are about mail that nobody knows; how many."""
+    before = datetime.now(UTC) - timedelta(seconds=seconds)
+    async with database.transaction() as connection:
+        return await callbacks.abandon(connection, before)
 
 
 async def forget_keys(database: db.Database, seconds: float) -> int:

@@ -56,7 +56,7 @@ async def remove(
 
 
 async def _remove_provider_messages(connection: db.Connection, account_id: UUID, recipients: Iterable[Record]) -> None:
-    """As they are written down today, and as they were without the recipient."""
+    """As they are written down today, and as they were without the recipient; and reports that came by mail."""
     named: list[tuple[str, str]] = []
     for row in recipients:
         handed = callbacks.Handed(
@@ -68,11 +68,14 @@ async def _remove_provider_messages(connection: db.Connection, account_id: UUID,
         )
         if handed.called is not None:
             named += [handed.called, (handed.called[0], callbacks.bare(handed.provider_id))]
+        named.append((callbacks.MAIL, str(row["id"])))
     if named:
         providers, names = [provider for provider, _ in named], [name for _, name in named]
         await sql.remove_provider_messages.run(
             connection, account_id=account_id, providers=providers, provider_ids=names
         )
+        reported = [name for provider, name in named if provider == callbacks.MAIL]
+        await sql.remove_reports.run(connection, provider_ids=reported)
 
 
 async def remove_attempts(

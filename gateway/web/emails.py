@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -22,7 +23,7 @@ from gateway.mail import address, classify, compose
 from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
 from gateway.outbound import moments
 from gateway.outbound import send as sending
-from gateway.storage import db, emails, listing, suppressions
+from gateway.storage import callbacks, db, emails, listing, suppressions
 from gateway.storage.idempotency import Once, Turns
 from gateway.web import api, messages, once, parts, reading, templates
 
@@ -256,6 +257,17 @@ class Attempt(Output):
     classification: Reading | None = Field(description="null = no refusal")
 
 
+class Report(Output):
+    """What came back by mail about a recipient: a bounce, a complaint, or an answer that is neither."""
+
+    object: Literal["report"] = "report"
+    id: str = Field(description="As `report` in the data of the events that it caused")
+    recipient: str
+    received_at: Time
+    applied_at: Time | None = Field(description="When what it says was told; null = not yet")
+    size: int = Field(description="Bytes that are kept: its first mebibyte")
+
+
 class Changed(Output):
     """Resend's answer to a change."""
 
@@ -290,6 +302,8 @@ class Emails:
             api.op("PATCH", "/emails/{id}", self.reschedule, errors=[errors.InvalidState], **writing),
             api.op("GET", "/emails/{id}/attempts", self.attempts, returns=Page[Attempt], **reading),
             api.op("GET", "/emails/{id}/raw", self.raw, produces="message/rfc822", **reading),
+            api.op("GET", "/emails/{id}/reports", self.reports, returns=Page[Report], **reading),
+            api.op("GET", "/emails/{id}/reports/{report}", self.report, produces="message/rfc822", **reading),
         ]
 
     async def send(
@@ -402,6 +416,43 @@ class Emails:
         if raw is None:
             raise errors.NotFound
         return parts.download(raw, "message/rfc822", f"{id}.eml")
+
+    async def reports(self, caller: Caller, id: UUID) -> Page[Report]:
+        """What came to its return paths, oldest first; at most 20 a recipient, for FEEDBACK_RETENTION_SECONDS."""
+        async with self._gateway.database.connection() as connection:
+            addresses = await self._addresses(connection, caller, id)
+            found = await callbacks.reports(connection, list(addresses))
+        return Page[Report](
+            data=[
+                Report(
+                    id=one.id,
+                    recipient=addresses[one.delivery_id],
+                    received_at=one.received_at,
+                    applied_at=one.applied_at,
+                    size=one.size,
+                )
+                for one in found
+            ],
+            has_more=False,
+            next_cursor=None,
+        )
+
+    async def report(self, caller: Caller, id: UUID, report: str) -> Response:
+        """One of them, as it came."""
+        async with self._gateway.database.connection() as connection:
+            addresses = await self._addresses(connection, caller, id)
+            named = re.fullmatch(r"[0-9a-f]{64}", report) is not None
+            raw = await callbacks.report(connection, list(addresses), report) if named else None
+        if raw is None:
+            raise errors.NotFound
+        return parts.download(raw, "message/rfc822", f"{id}-report.eml")
+
+    async def _addresses(self, connection: db.Connection, caller: Caller, id: UUID) -> dict[UUID, str]:
+        """An e-mail's recipients, by delivery. Raises NotFound."""
+        found = (await emails.recipients(connection, caller.account_id, [id]))[id]
+        if not found:
+            raise errors.NotFound
+        return {one.id: one.address for one in found}
 
     async def reschedule(self, caller: Caller, id: UUID, body: EmailChanges) -> Changed:
         """Send it at another time."""

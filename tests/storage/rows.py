@@ -11,7 +11,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from gateway.storage import accounts, db, emails, events, mailboxes, messages
+from gateway.storage import accounts, callbacks, db, emails, events, mailboxes, messages
 
 
 async def account(database: db.Database, name: str = "another") -> UUID:
@@ -165,3 +165,21 @@ async def email(
         await messages.add_contents(connection, account_id, [messages.Content(id=new.id, raw=b"mail", size=4)])
         await emails.add(connection, account_id, [new])
     return new
+
+
+async def handed_over(database: db.Database, account_id: UUID, email: emails.NewEmail, status: str = "sent") -> None:
+    """Each recipient of the e-mail is in this status since somebody took it, and reports about it may come by mail."""
+    async with database.transaction() as connection:
+        handed = [
+            callbacks.Handed(
+                provider=callbacks.MAIL,
+                provider_id=str(one.id),
+                recipient=one.address,
+                account_id=account_id,
+                delivery_id=one.id,
+            )
+            for one in email.deliveries
+        ]
+        await callbacks.note_messages(connection, handed)
+        query = "update deliveries set status = $2, attempts = 1 where email_id = $1"
+        await connection.execute(query, email.id, status)

@@ -39,6 +39,7 @@ class Outgoing:
     mail_from: str  # reverse path without <>; empty for bounces
     rcpt_to: str  # forward path without <>; exactly one
     raw: bytes  # the message as it is to arrive: CRLF line ends, signed, not dot-stuffed
+    return_path: str = ""  # where bounces go instead, of this recipient's alone (VERP); empty = to mail_from
     smtputf8: bool = False  # its headers need SMTPUTF8 (RFC 6531); non-ASCII addresses need it anyway
     author: str = ""  # the address in From, by which rules of routing go; empty = the reverse path stands for it
     tags: tuple[tuple[str, str], ...] = ()  # name and value; for rules of routing

@@ -73,6 +73,8 @@ class Ses:
         }
         if outgoing.mail_from:
             asked["FromEmailAddress"] = outgoing.mail_from
+        if outgoing.return_path:
+            asked["FeedbackForwardingEmailAddress"] = outgoing.return_path  # its domain must be an identity there, too
         if self.configuration_set:
             asked["ConfigurationSetName"] = self.configuration_set
         content = msgspec.json.encode(asked)

@@ -100,7 +100,8 @@ def wire_form(raw: bytes) -> bytes:
 
 def sayable(outgoing: Outgoing) -> Outgoing:
     """With paths as any relay understands them; DialogueError where one would say something else besides."""
-    mail_from = outgoing.mail_from and _sayable_path(outgoing.mail_from)  # RFC 5321 section 4.5.5: <> for bounces
+    reverse_path = outgoing.return_path or outgoing.mail_from
+    mail_from = reverse_path and _sayable_path(reverse_path)  # RFC 5321 section 4.5.5: <> for bounces
     rcpt_to = _sayable_path(outgoing.rcpt_to)
     if (mail_from, rcpt_to) == (outgoing.mail_from, outgoing.rcpt_to):
         return outgoing

@@ -23,7 +23,7 @@ where c.provider = :provider and c.provider_id = any(cast(:provider_ids as text[
 order by c.received_at limit :limit
 
 -- lock: a recipient, for news of it
-select d.id, d.email_id, d.address, d.status, d.attempts from deliveries d
+select d.id, d.email_id, d.address, d.status, d.attempts, d.provider from deliveries d
 where d.account_id = :account_id and d.id = :id for update
 
 -- move: what news make of a recipient; who was about to write there again has lost the lease
@@ -41,3 +41,33 @@ where s.expires_at <= statement_timestamp()
 -- forget: one slice of those that are older than this
 delete from callbacks c where (c.provider, c.event_id) in (
   select o.provider, o.event_id from callbacks o where o.received_at < :before order by o.received_at limit :limit for update skip locked)
+
+-- count_of: how many were kept about one mail, counted up to a limit
+select count(*) from (
+  select 1 from callbacks c where c.provider = :provider and c.provider_id = :provider_id limit :limit) k
+
+-- unapplied: reports that came by mail, of mails that are known to have been handed over by now
+select c.event_id, c.provider_id, c.payload, c.received_at from callbacks c
+join provider_messages p on p.provider = c.provider and p.provider_id = c.provider_id
+where c.provider = 'mail' and c.applied_at is null
+  and (cast(:since as timestamptz) is null or (c.received_at, c.event_id) > (cast(:since as timestamptz), cast(:after as text)))
+order by c.received_at, c.event_id limit :limit
+
+-- abandon: reports that came by mail before this, of mails of which nobody knows any more; they are not looked at again
+update callbacks c set applied_at = statement_timestamp()
+where c.provider = 'mail' and c.applied_at is null and c.received_at < :before
+  and not exists (select 1 from provider_messages p where p.provider = c.provider and p.provider_id = c.provider_id)
+
+-- reports: what came by mail about these deliveries
+select c.event_id, c.provider_id, c.received_at, c.applied_at, length(c.payload) as size from callbacks c
+where c.provider = 'mail' and c.provider_id = any(cast(:provider_ids as text[]))
+order by c.received_at, c.event_id
+
+-- report: one of them, as it came
+select c.payload from callbacks c
+where c.provider = 'mail' and c.event_id = :event_id and c.provider_id = any(cast(:provider_ids as text[]))
+
+-- forget_messages: one slice of the mails that were handed over before this
+delete from provider_messages m where (m.provider, m.provider_id) in (
+  select o.provider, o.provider_id from provider_messages o where o.created_at < :before order by o.created_at limit :limit
+  for update skip locked)

@@ -9,6 +9,11 @@ select d.unknown_recipients,
     and (m.expires_at is null or m.expires_at > statement_timestamp())) as catch_all
 from domains d where d.account_id = :account_id and d.name = :name
 
+-- is_alias: whether the account has the domain, and the last look at its DNS found this
+select exists (
+  select 1 from domains d where d.account_id = :account_id and d.name = :name and d.verified_at is not null
+    and d.records @> cast(:wanted as jsonb))
+
 -- hold_owner: the same as find; the domain passes to nobody else until the transaction ends
 select n.account_id from domain_names n
 where n.name = any(cast(:names as text[])) and (n.name = :name or n.wildcard)

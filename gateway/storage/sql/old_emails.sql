@@ -25,6 +25,9 @@ order by d.id for update
 delete from provider_messages p where p.account_id = :account_id and (p.provider, p.provider_id) in (
   select u.provider, u.provider_id from unnest(cast(:providers as text[]), cast(:provider_ids as text[])) as u (provider, provider_id))
 
+-- remove_reports: what came by mail about these deliveries; it may hold the mail itself
+delete from callbacks c where c.provider = 'mail' and c.provider_id = any(cast(:provider_ids as text[]))
+
 -- remove_attempts_of: of these e-mails
 delete from attempts t where t.account_id = :account_id and t.email_id = any(cast(:ids as uuid[]))
 
