@@ -150,7 +150,7 @@ def _unknown() -> Response:
 
 
 def _unavailable() -> Response:
-    content = "<p>Nothing has changed. Please try again in a few minutes.</p>"
+    content = "<p>Please try again in a few minutes.</p>"
     response = _page("Not now, sorry", content, 503)
     response.headers["retry-after"] = str(RETRY_SECONDS)
     return response

@@ -5,12 +5,19 @@ from __future__ import annotations
 import base64
 import string
 from typing import Any
+from uuid import UUID
 
 import pytest
 from uuid_utils.compat import uuid7
 
-from gateway import tokens
-from gateway.outbound import unsubscribe
+from gateway import errors, settings, tokens
+from gateway.mail import address
+from gateway.outbound import deliver, send, signing, unsubscribe
+from gateway.outbound.providers import local, urls
+from gateway.outbound.providers.contract import Outgoing
+from gateway.outbound.route import Router
+from gateway.storage import db
+from tests.outbound import sink
 
 KEYRING = tokens.Keyring(b"a secret for tests, long enough to be one")
 LINKS = unsubscribe.Links(KEYRING, "https://mail.example")
@@ -92,3 +99,48 @@ def test_no_line_is_longer_than_a_line_may_be() -> None:
 def test_without_a_public_url_there_is_no_link() -> None:
     with pytest.raises(unsubscribe.NoLink, match="PUBLIC_URL"):
         unsubscribe.Links(KEYRING, "").fields(offer())
+
+
+def _outbox(database: db.Database, public_url: str) -> send.Outbox:
+    return send.Outbox(database, settings.load(public_url=public_url), told=lambda _: None, due=lambda _: None)
+
+
+REQUEST = send.Request(
+    from_=address.parse_mailbox("app@sender.example"),
+    to=(address.parse_mailbox("user@recipient.example"),),
+    text="hello",
+    topic="news",
+)
+
+
+@pytest.mark.anyio
+async def test_without_a_public_url_nothing_is_accepted_that_offers_to_unsubscribe() -> None:
+    outbox = _outbox(db.Database("postgresql://127.0.0.1:1/never-asked"), "")
+    with pytest.raises(errors.ValidationFailed, match="PUBLIC_URL") as refusal:
+        await outbox.prepare(REQUEST)
+    assert [error.field for error in refusal.value.errors] == ["unsubscribe"]
+
+
+@pytest.mark.anyio
+async def test_a_worker_without_a_public_url_sends_nothing_whose_link_is_missing(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Negative control: with no field in place of NoLink, the relay was connected to: it failed."""
+    await _outbox(database, "https://mail.example").send(account_id, REQUEST, None)
+    made = settings.load()
+    async with sink.Sink() as relay:
+        router = Router([urls.from_url(relay.url("tls=none"), made)], (), local.LocalProvider(_nowhere))
+        signer = signing.Signer(database, KEYRING, made)
+        links = unsubscribe.Links(KEYRING, made.public_url)
+        carrier = deliver.Carrier(database, made, router, signer, links, told=lambda _: None)
+        await carrier.drain(account_id)
+        assert await carrier.close(30) == 0
+        assert relay.connections == 0
+    async with database.connection() as connection:
+        [found] = await connection.fetch("select status, reply, due_at > now() as waits from deliveries")
+    assert (found["status"], found["waits"]) == ("deferred", True)
+    assert found["reply"].startswith("451 4.3.5 PUBLIC_URL is not set")
+
+
+async def _nowhere(_: Outgoing) -> str:
+    raise AssertionError("nothing here is for an own domain")
