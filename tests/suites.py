@@ -22,6 +22,7 @@ FOLDER: Final = Path(__file__).parent.parent / ".suites"
 PINNED: Final = {  # sdist: SHA-256
     "pyspf-2.0.14": "57a7ef01bda090173aafb6af0106251686ed73f03db4e911fcd34c57fc347186",  # the RFC 7208 test suite
     "dkimpy-1.1.8": "b5f60fb47bbf5d8d762f134bcea0c388eba6b498342a682a21f1686545094b77",  # signed mail and its keys
+    "flufl_bounce-6.0.0": "a1df16b9d1877ae4536f7d76c00d8421fcefbe694f80f5285d05c45a2547b1bc",  # bounces
 }
 RESEND_NODE: Final = "resend-node-6.38.0"
 _LOCKED: Final = Path(__file__).parent / "resend_node"  # package.json and its lock file, for RESEND_NODE

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gateway.mail import charsets, header
+from gateway.mail import bounce_words, charsets, header
 
 Kind = Literal["report", "complaint", "bounce", "other"]
 Action = Literal["failed", "delayed", "delivered", "relayed", "expanded"]  # RFC 3464 2.3.3
@@ -27,15 +27,15 @@ Action = Literal["failed", "delayed", "delivered", "relayed", "expanded"]  # RFC
 MAX_READ: Final = 1_048_576  # octets; reports stand in front of the mail that they return
 MAX_RECIPIENTS: Final = 100
 LONGEST: Final = 1000  # characters of any value
-_PROSE: Final = 65_536  # characters of a bounce in words of its own
 _ACTIONS: Final[frozenset[str]] = frozenset({"failed", "delayed", "delivered", "relayed", "expanded"})
+_SAME: Final = {"failure": "failed", "fail": "failed", "delay": "delayed"}  # as some write it
 _PART: Final = re.compile(
     r"^content-type:[ \t]*(?:\n[ \t]+)?message/(?:global-)?(delivery-status|feedback-report)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _BOUNDARY: Final = re.compile(r"^--\S", re.MULTILINE)
 _EMPTY_LINE: Final = re.compile(r"\n[ \t]*\n")
-_ADDRESS: Final = re.compile(r"[^\s<>@,;:\"'()\[\]]{1,64}@[A-Za-z0-9.-]{1,255}[A-Za-z]")
+_ADDRESS: Final = re.compile(r"[^\s<>@,;:\"'()\[\]]{1,64}@[A-Za-z0-9.-]{1,254}[A-Za-z]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +60,19 @@ class Report:
 def read(raw: bytes) -> Report:
     """Read any mail."""
     head = header.scan(raw)
-    text = raw[:MAX_READ].decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = _text(raw[:MAX_READ])
+    if bounce_words.is_persons(head):
+        return Report(kind="other")
     for kind, blocks in _parts(text):
         if kind == "feedback-report" and (feedback := _first(blocks[:1], "feedback-type")):
             return Report(kind="complaint", feedback=feedback.lower())
         if kind == "delivery-status" and (fates := tuple(_fates(blocks))[:MAX_RECIPIENTS]):
             return Report(kind="report", fates=fates)
-    return _in_words(head, text[: _PROSE + head.size][head.size :])
+    return _in_words(head, _text(raw[head.size :][: 2 * bounce_words.MAX_PROSE]))
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 # Reports
@@ -108,7 +114,8 @@ def _fates(blocks: Sequence[str]) -> Iterator[Fate]:
     """One for each block that names an action; the first block is about the whole mail, but some leave it out."""
     for block in itertools.islice(blocks, MAX_RECIPIENTS + 1):
         fields = _fields(block)
-        action = fields.get("action", "").split("(")[0].strip().lower()
+        said = fields.get("action", "").split("(")[0].strip().lower()
+        action = _SAME.get(said, said)
         status = _status(fields.get("status", ""))
         if action not in _ACTIONS:
             action = {"5": "failed", "4": "delayed", "2": "delivered"}.get(status[:1], "") if "status" in fields else ""
@@ -151,69 +158,15 @@ def without_type(diagnostic: str) -> str:
     return said.strip() if semicolon and kind.strip().lower() in ("smtp", "x-unix", "x-postfix", "lmtp") else diagnostic
 
 
-# Bounces in words of their own: qmail, Exim, old Postfix, Yahoo, Exchange and many others
-
-_DELAYED: Final = re.compile(
-    r"(has|have) not (yet )?been delivered( yet)?|will (keep|continue) (on )?trying|still trying|no action is required|"
-    r"warning message only|temporarily delayed|delivery (is )?delayed|delay(ed)? (24|4) hours|"
-    r"you do not need to resend|could not be delivered (yet|within)",
-)
-_FAILED: Final = re.compile(
-    r"(could|can) ?not be delivered|couldn't be delivered|(wasn't|unable|not able) (able )?to deliver|"
-    r"undeliver(ed|able)|nondeliverable|not delivered|could not deliver|did not reach|rejecting mail|fatal errors|"
-    r"delivery (has )?(failed|failure|error)|permanent (error|failure|fatal error)|"
-    r"(failed|failure) (to deliver|in delivery|notice)|user unknown|unknown (user|recipient|address)|no such user|"
-    r"(mail|message)s? (to .{1,80} )?(has been |was )?(returned|rejected|refused|bounced)|returned mail|no mailbox|"
-    r"(recipient|mailbox|account|user|address) (name )?(is |does |has )?(not|unknown|been (closed|disabled))|"
-    r"addressee unknown|over quota|quota exceeded|following (recipient|address)(s|es|\(s\)|\(es\))? failed|"
-    r"(was|were|is) not (accepted|found|recognized)",
-)
-_ORIGINAL: Final = re.compile(  # from here on it is the mail that came back; every repetition is bounded
-    r"^[ \t>*=]{0,20}-{0,80} ?(below this line is a copy|this is a copy of (the|your) message|"
-    r"original message (follows|header)|(the )?(text|body|header)s? of (the|your) (original )?message|"
-    r"included is a copy|(original|returned|unsent|undelivered) message|content-type:[ \t]{0,9}message/rfc822)",
-    re.IGNORECASE | re.MULTILINE,
-)
-_SERVERS: Final = re.compile(
-    r"mailer-?daemon|postmaster|mail ?delivery|mdaemon|mail ?(system|administrator|subsystem)|system ?admin",
-    re.IGNORECASE,
-)
-_AUTOMATIC: Final = re.compile(r"out of (the )?office|auto(matic)?[- ]?(reply|response|answer)|vacation", re.IGNORECASE)
-_SAID: Final = re.compile(r"(?<![\d.])[45]\d\d[ -]\S|(?<![\d.])[45]\.\d{1,3}\.\d{1,3}(?![\d.])")
-_LINES: Final = 400
+# Bounces in words of their own
 
 
 def _in_words(head: header.Head, text: str) -> Report:
-    """By what all of them do somewhere: a server writes, names a failure, and returns the mail below."""
-    subject, sender = head.first("subject") or "", head.first("from") or ""
-    if head.first("auto-submitted") == "auto-replied" or _AUTOMATIC.search(subject[:LONGEST]):  # RFC 3834 5
+    told = bounce_words.read(head, text)
+    if told is None:
         return Report(kind="other")
-    prose = _ORIGINAL.split(text, maxsplit=1)[0]
-    listed = _ADDRESS.findall((head.first("x-failed-recipients") or "")[:LONGEST])
-    if not listed and not _SERVERS.search(sender[:LONGEST]) and not _FAILED.search(subject[:LONGEST].lower()):
-        return Report(kind="other")
-    lines = [" ".join(line.split())[:LONGEST] for line in prose.split("\n")[:_LINES]]
-    words = " ".join([subject[:LONGEST], *lines]).lower()
-    action: Action | None = (
-        "delayed" if _DELAYED.search(words) else "failed" if listed or _FAILED.search(words) else None
-    )
-    if action is None:
-        return Report(kind="other")
-    said = _diagnostic(lines)
-    found = dict.fromkeys(listed or _ADDRESS.findall(prose[:_PROSE]))
     fates = [
-        Fate(recipient=charsets.clean(one), action=action, status=_status(said), diagnostic=said)
-        for one in itertools.islice(found, MAX_RECIPIENTS)
+        Fate(recipient=one.address, action=told.action, status=_status(one.said), diagnostic=one.said)
+        for one in told.refused[:MAX_RECIPIENTS]
     ]
-    return Report(
-        kind="bounce", fates=tuple(fates) or (Fate(recipient="", action=action, status=_status(said), diagnostic=said),)
-    )
-
-
-def _diagnostic(lines: Sequence[str]) -> str:
-    """The line with a server's reply, and what it continues on; else the first that names a failure."""
-    for number, line in enumerate(lines):
-        if found := _SAID.search(line):
-            continued = itertools.takewhile(bool, lines[number + 1 : number + 3])
-            return charsets.clean(" ".join([line[found.start() :], *continued])[:LONGEST])
-    return charsets.clean(next((line for line in lines if _FAILED.search(line.lower())), ""))
+    return Report(kind="bounce", fates=tuple(fates))

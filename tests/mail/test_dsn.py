@@ -1,23 +1,12 @@
-"""Mail that is about other mail: standard reports, complaints, and the bounces of forty kinds of servers."""
+"""Mail that is about other mail: standard reports and complaints; bounces in words are in test_bounce_words."""
 
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 
 import pytest
 
 from gateway.mail import dsn
-
-BOUNCES = Path(__file__).parents[1] / "corpus" / "mails" / "flufl-bounce"  # put there by `make corpora`
-NOT_READ = {  # a marked text in another language, no text, or an answer of a person's
-    *("groupwise_03", "llnl_01", "microsoft_03", "qmail_08", "sina_01"),
-    *(f"simple_{number:02}" for number in (4, 13, 22, 32, 35, 39, 41, 45)),
-}
-DELAYED = {
-    *("dsn_05", "dsn_06", "dsn_07", "dsn_08", "dsn_17"),
-    *("simple_03", "simple_21", "simple_26", "simple_28", "simple_40"),
-}
 
 REPORT = b"""\
 From: MAILER-DAEMON@mx.example (Mail Delivery System)\r
@@ -111,6 +100,8 @@ def test_a_complaint_tells_its_kind() -> None:
         b"From: a@b.example\r\nSubject: Out of office: undeliverable\r\n\r\nI am away.\r\n",
         b"From: postmaster@b.example\r\nAuto-Submitted: auto-replied\r\n\r\ndelivery failed\r\n",
         b"From: MAILER-DAEMON@b.example\r\nSubject: Hello\r\n\r\nNothing of note.\r\n",
+        b"From: a@b.example\r\nSubject: Fwd: failure\r\n"
+        + REPORT.partition(b"MIME-Version: 1.0\r\n")[2].partition(b"\r\n")[2],
         b"Content-Type: message/delivery-status\r\n\r\nAction: dance\r\n",
         b"",
         b"\r\n",
@@ -130,19 +121,6 @@ def test_the_mail_that_came_back_says_nothing() -> None:
     [fate] = dsn.read(raw).fates
     assert (fate.recipient, fate.action, fate.status) == ("user@recipient.example", "failed", "5.1.1")
     assert fate.diagnostic == "550 5.1.1 no such user"
-
-
-def test_the_bounces_of_many_servers_are_read() -> None:
-    """117 mails that flufl.bounce collected; which of them are not read is listed, and which only tell of a delay."""
-    mails = sorted(BOUNCES.glob("*.txt"))
-    assert len(mails) == 117
-    for mail in mails:
-        report = dsn.read(mail.read_bytes())
-        if mail.stem in NOT_READ:
-            assert report.kind == "other", mail.stem
-            continue
-        wanted = "delayed" if mail.stem in DELAYED else "failed"
-        assert {fate.action for fate in report.fates} == {wanted}, mail.stem
 
 
 @pytest.mark.parametrize(
