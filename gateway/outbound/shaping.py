@@ -140,8 +140,8 @@ class Destination:
             return held_back
         if not self._waiting and self._wait() == 0:
             return self._go()
-        if self._is_stuck and len(self._waiting) >= 2 * self._limit:
-            return self._out_of_patience()
+        if self._is_stuck and len(self._waiting) >= self._patience * self._speed.of(self._clock()):
+            return self._out_of_patience()  # as many wait already as will have their turn in time
         return await self._queue()
 
     def leave(self) -> None:

@@ -208,6 +208,19 @@ async def test_a_turn_passes_to_whoever_waits_first_and_none_is_lost_with_one_wh
     assert destination.idle
 
 
+async def test_nobody_waits_in_hand_for_a_destination_that_got_stuck() -> None:
+    """Those who would not get their turn in time are in others' way. Seen to fail with `_is_stuck` never set."""
+    destination = domain(Clock(), patience=0.01)
+    for _ in range(5):
+        await destination.turn()
+    assert isinstance(await destination.turn(), shaping.HeldBack)  # after a moment
+    waiting = [asyncio.create_task(destination.turn()) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert all(task.done() for task in waiting)
+    destination.leave()
+    assert not isinstance(await destination.turn(), shaping.HeldBack)
+
+
 async def test_a_full_destinations_recipients_come_back_at_the_speed_at_which_it_took_others() -> None:
     clock = Clock()
     destination = domain(clock)
