@@ -55,7 +55,7 @@ SECONDS = prometheus_client.Histogram(
 )
 HANDOVER: Final = prometheus_client.Histogram(
     "postroom_handover_seconds",
-    "Time from when an e-mail was due to when a recipient's next hop had it",
+    "Time from when a recipient was due to when the next hop had it",
     ["provider"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200, 28_800, 86_400),
 )

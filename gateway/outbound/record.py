@@ -12,7 +12,7 @@ Each event counts in the hour (UTC) in which the log holds it:
                 events of these names: who is put off twice counts twice
     taken       recipients that the next hop took: sent, or delivered without having been sent
     returned    bounced or failed after they were taken
-    latencies   of those that were taken: seconds from when the e-mail was due
+    latencies   of those that were taken: seconds since they were due, first or by their sender's retry
 
 How many rows an hour may have is bounded. The busiest of what a slice brings take the places that are free; what
 finds none is counted among the others for the rest of the hour, so that a number is the whole of it or is not told.
@@ -35,7 +35,7 @@ import structlog
 from gateway.mail import address
 from gateway.outbound import latency
 from gateway.storage import callbacks, db, events, statistics
-from gateway.storage.statistics import OTHERS, TOTAL, Key, Mail, News, Tally
+from gateway.storage.statistics import OTHERS, TOTAL, Key, Mail, News, Recipient, Standing, Tally
 
 log = structlog.get_logger(__name__)
 
@@ -136,8 +136,8 @@ async def _entries(connection: db.Connection, account_id: UUID, after: int, news
     recipients = await statistics.recipients(connection, account_id, accepted) if accepted else {}
     ending = {one.email_id for one in news if one.type in _ENDINGS}
     taken = await statistics.taken(connection, account_id, ending, after) if ending else set()
-    later = {one.email_id for one in news if _is_later(one)}
-    providers = await statistics.providers(connection, account_id, later) if later else {}
+    left = ending | {one.email_id for one in news if _is_later(one)}
+    standings = await statistics.standings(connection, account_id, left) if left else {}
     entries: list[Entry] = []
     for one in news:
         mail = mails.get(one.email_id)
@@ -145,12 +145,16 @@ async def _entries(connection: db.Connection, account_id: UUID, after: int, news
             for domain, count in recipients[one.email_id]:
                 entries.append(_entry(one, mail, (domain, ""), {"accepted": count}))
         elif one.recipient is not None:
-            where = (_domain(one.recipient), _provider(one, providers))
-            entries.append(_entry(one, mail, where, _outcome(one, taken)))
+            standing = standings.get((one.email_id, one.recipient))
+            where = (_domain(one.recipient), _provider(one, standing))
+            counts = _outcome(one, (one.email_id, one.recipient), taken)
+            entries.append(_entry(one, mail, where, counts, _due(one, mail, standing) if "taken" in counts else None))
     return entries
 
 
-def _entry(one: News, mail: Mail | None, where: tuple[str, str], counts: Mapping[str, int]) -> Entry:
+def _entry(
+    one: News, mail: Mail | None, where: tuple[str, str], counts: Mapping[str, int], due_at: datetime | None = None
+) -> Entry:
     """`where`: the recipient's domain and the provider."""
     return Entry(
         hour=one.created_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0),
@@ -159,15 +163,21 @@ def _entry(one: News, mail: Mail | None, where: tuple[str, str], counts: Mapping
         provider=where[1],
         tags=tuple(dict.fromkeys(f"{tag['name']}:{tag['value']}" for tag in mail.tags)) if mail else (),
         counts=counts,
-        seconds=(one.created_at - mail.due_at).total_seconds() if mail and "taken" in counts else None,
+        seconds=(one.created_at - due_at).total_seconds() if due_at else None,
     )
 
 
-def _outcome(one: News, taken: set[tuple[UUID, str | None]]) -> Mapping[str, int]:
+def _due(one: News, mail: Mail | None, standing: Standing | None) -> datetime | None:
+    """When the recipient was due that was taken now; a retry that came after this is none of its."""
+    if standing is not None and standing.due_at is not None and standing.due_at <= one.created_at:
+        return standing.due_at
+    return mail.due_at if mail else None
+
+
+def _outcome(one: News, recipient: Recipient, taken: set[Recipient]) -> Mapping[str, int]:
     """What the event adds; `taken` is whom the next hop has at this point of the log, and is kept up to date."""
     what = one.type.removeprefix("email.")
     counts = {what: 1}
-    recipient = (one.email_id, one.recipient)
     if what == "sent" or (what == "delivered" and recipient not in taken):
         counts["taken"] = 1
     if what in ("bounced", "failed") and recipient in taken:
@@ -184,9 +194,9 @@ def _is_later(one: News) -> bool:
     return one.type in _LATER and (one.provider is None or one.provider in callbacks.PROVIDERS)
 
 
-def _provider(one: News, providers: Mapping[tuple[UUID, str], str]) -> str:
+def _provider(one: News, standing: Standing | None) -> str:
     """The name under which its attempts are counted, too."""
-    left_by = providers.get((one.email_id, one.recipient or "")) if _is_later(one) else None
+    left_by = standing.provider if standing is not None and _is_later(one) else None
     if left_by is not None and one.provider in (None, callbacks.provider_of(left_by)):
         return left_by
     return one.provider or ""

@@ -29,6 +29,8 @@ OUTCOMES: Final = (
 COUNTERS: Final = ("accepted", *OUTCOMES, "taken", "returned")  # columns
 TYPES: Final = [f"email.{what}" for what in ("queued", "scheduled", *OUTCOMES)]  # of events that are looked at
 SPAN: Final = 5000  # events behind the last counted one that are looked through at once for those
+Recipient = tuple[UUID, str]  # an e-mail's id and one of its addresses
+
 TOTAL: Final = ""  # the tag of rows in which each event counts once
 OTHERS: Final = "*"  # the tag, and the provider, of what an hour has no room for
 
@@ -71,6 +73,14 @@ class Mail:
     from_address: str
     tags: list[dict[str, str]]  # name, value
     due_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """A recipient as it is now, which may be later than what is counted."""
+
+    provider: str | None  # that it left by last; None = none yet
+    due_at: datetime | None  # first, or since its sender asked for a retry; None = never
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,18 +157,18 @@ async def recipients(
     return found
 
 
-async def providers(connection: db.Connection, account_id: UUID, ids: Iterable[UUID]) -> dict[tuple[UUID, str], str]:
-    """By e-mail and recipient, the provider that it left by, where there is one."""
-    rows = await sql.providers.fetch(connection, account_id=account_id, ids=list(ids))
-    return {(row["email_id"], row["address"]): row["provider"] for row in rows}
+async def standings(connection: db.Connection, account_id: UUID, ids: Iterable[UUID]) -> dict[Recipient, Standing]:
+    """How the recipients of these e-mails stand."""
+    rows = await sql.standings.fetch(connection, account_id=account_id, ids=list(ids))
+    return {
+        (row["email_id"], row["address"]): Standing(provider=row["provider"], due_at=row["waits_since"]) for row in rows
+    }
 
 
-async def taken(
-    connection: db.Connection, account_id: UUID, ids: Iterable[UUID], until: int
-) -> set[tuple[UUID, str | None]]:
+async def taken(connection: db.Connection, account_id: UUID, ids: Iterable[UUID], until: int) -> set[Recipient]:
     """E-mails and recipients that stood as sent or delivered at a seq, as far back as the log goes."""
     rows = await sql.outcomes.fetch(connection, account_id=account_id, ids=list(ids), until=until)
-    return {(row["email_id"], row["recipient"]) for row in rows if row["is_taken"]}
+    return {(row["email_id"], row["recipient"] or "") for row in rows if row["is_taken"]}
 
 
 async def load_hours(connection: db.Connection, account_id: UUID, hours: Iterable[datetime]) -> dict[Key, Tally]:

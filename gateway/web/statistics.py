@@ -66,7 +66,7 @@ class Statistic(Output):
     delivery_rate: float | None = Field(description="Recipients that were taken for good, of those that were decided")
     bounce_rate: float | None = Field(description="`bounced`, of those that were decided")
     complaint_rate: float | None = Field(description="`complained`, of those that were taken")
-    latency_seconds: Latency = Field(description="From when an e-mail was due to when the next hop had it")
+    latency_seconds: Latency = Field(description="From when a recipient was due to when the next hop had it")
 
 
 class Statistics(Output):

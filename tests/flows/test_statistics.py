@@ -145,6 +145,7 @@ async def test_what_happened_to_mail_is_counted_exactly(
 async def test_somebody_elses_mail_is_in_nobodys_numbers(
     counting_house: house.House, owner: httpx2.AsyncClient, relay: sink.Sink
 ) -> None:
+    """Seen to fail, with a statistic where there is none, where `totals` did not ask for the account."""
     await sending.resting(owner, await sending.send(owner, tags=[{"name": "a", "value": "b"}]))
     assert numbers((await counted(owner))["data"][0]) == "accepted 1, sent 1"
     async with counting_house.client((await counting_house.tenant(("read",))).key) as stranger:
@@ -236,12 +237,12 @@ async def test_statistics_want_a_key_that_may_read_or_send(shared_house: house.H
 # Whoever is killed
 
 
-async def _halting(connection: asyncpg.Connection, table: str) -> None:
-    """From now on whoever writes into the table waits for the lock first."""
+async def _halting(connection: asyncpg.Connection, writing: str) -> None:
+    """From now on whoever does this waits for the lock first."""
     await connection.execute(
         f"""create function halt() returns trigger language plpgsql as
         'begin perform pg_advisory_xact_lock({HALT}); return new; end';
-        create trigger halt before insert or update on {table} for each row execute function halt()"""
+        create trigger halt before {writing} for each row execute function halt()"""
     )
 
 
@@ -269,7 +270,10 @@ async def test_a_worker_that_is_killed_while_it_counts_loses_nothing_and_counts_
     dsn: str, redis_url: str
 ) -> None:
     """It is killed when it is about to write counts, another when it is about to write the cursor, each with its
-    connection; a third goes on."""
+    connection; a third goes on.
+
+    Seen to fail with the cursor in a transaction of its own: 1,700 where it was written after the counts, 500 where it
+    was written before them."""
     async with databases.opened(dsn) as database, house.standing(dsn, redis_url, programs=()) as home:
         account_id = await rows.account(database)
         email = await rows.email(database, account_id)
@@ -279,8 +283,8 @@ async def test_a_worker_that_is_killed_while_it_counts_loses_nothing_and_counts_
             await events.append(connection, account_id, told)
         async with database.connection() as watcher:
             await watcher.execute("insert into counting (account_id, counted_seq) values ($1, 0)", account_id)
-            for table in ("delivery_statistics", "counting"):
-                await _halting(watcher, table)
+            for writing, table in (("insert on", "delivery_statistics"), ("update on", "counting")):
+                await _halting(watcher, f"{writing} {table}")
                 await watcher.execute("select pg_advisory_lock($1)", HALT)
                 home.start("worker")
                 await _kill_in_the_middle(home, watcher)

@@ -16,7 +16,7 @@ SECONDS = st.floats(min_value=0, max_value=400_000, allow_nan=False)
 
 @given(st.lists(SECONDS, min_size=1, max_size=200), st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]))
 def test_a_quantile_lies_in_the_bucket_of_the_exact_one(seconds: list[float], share: float) -> None:
-    """Seen to fail where `quantile` began to count ranks at 0: [0.0, 0.5] at 0.5 told a value of the next bucket."""
+    """Seen to fail where the rank was the next one (floor + 1)."""
     exact = sorted(seconds)[max(1, math.ceil(share * len(seconds))) - 1]
     told = latency.quantile(Counter(map(latency.bucket_of, seconds)), share)
     assert told is not None

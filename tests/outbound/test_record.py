@@ -133,7 +133,7 @@ async def test_every_kind_of_event_is_counted_under_its_domains_and_its_provider
 async def test_who_is_sent_to_and_delivered_is_taken_once_and_may_come_back(
     database: db.Database, account_id: UUID, counter: Record
 ) -> None:
-    """Across slices, too."""
+    """Across slices, too. Seen to fail, with "taken 3", where `_entries` did not ask what was told before."""
     one = await accepted(database, account_id, "c@d.example", "e@f.example")
     await told(database, account_id, one, "sent")
     await counter.drain(account_id)
@@ -147,6 +147,7 @@ async def test_who_is_sent_to_and_delivered_is_taken_once_and_may_come_back(
 async def test_what_a_provider_tells_later_counts_under_the_name_by_which_the_mail_left(
     database: db.Database, account_id: UUID, counter: Record
 ) -> None:
+    """Seen to fail, with a group "mailgun" beside it, where `_provider` took what the news said."""
     one = await accepted(database, account_id, "c@d.example")
     async with database.connection() as connection:
         await connection.execute("update deliveries set provider = 'mailgun:mg.example' where email_id = $1", one.id)
@@ -161,6 +162,7 @@ async def test_what_a_provider_tells_later_counts_under_the_name_by_which_the_ma
 
 
 async def test_tags_count_each_and_the_total_once(database: db.Database, account_id: UUID, counter: Record) -> None:
+    """Seen to fail, with "accepted 6, sent 6", where rows of tags were added to those of the total."""
     one = await accepted(database, account_id, "c@d.example", tags=("kind:welcome", "list:a", "kind:welcome"))
     two = await accepted(database, account_id, "c@d.example", tags=("kind:welcome",))
     three = await accepted(database, account_id, "c@d.example")
@@ -179,25 +181,29 @@ async def test_tags_count_each_and_the_total_once(database: db.Database, account
 async def test_the_time_that_mail_takes_runs_from_when_it_was_due(
     database: db.Database, account_id: UUID, counter: Record
 ) -> None:
-    one = await accepted(database, account_id, "c@d.example")
-    two = await accepted(database, account_id, "c@d.example")
-    for email in (one, two):
+    """One that was scheduled, one at once, one that its sender had tried again, one that is tried again later."""
+    due = [NOON - timedelta(seconds=seconds) for seconds in (10, 1, 100, -50)]
+    mails = [await accepted(database, account_id, "c@d.example") for _ in due]
+    for email in mails:
         await told(database, account_id, email, "sent", "delivered")
     await move_log(database, account_id, NOON)
     async with database.connection() as connection:
+        for email, time in zip(mails, due, strict=True):
+            await connection.execute("update deliveries set waits_since = $2 where email_id = $1", email.id, time)
         query = "update emails set created_at = $2, scheduled_at = $3 where id = $1"
-        await connection.execute(query, one.id, NOON - timedelta(days=1), NOON - timedelta(seconds=10))
-        await connection.execute(query, two.id, NOON - timedelta(seconds=1), None)
+        await connection.execute(query, mails[3].id, NOON - timedelta(days=1), NOON - timedelta(seconds=1000))
     await counter.drain(account_id)
     [found] = await sums(database, account_id)
     took = {bucket: count for bucket, count in found.latencies.items() if count}
-    assert took == {latency.bucket_of(10): 1, latency.bucket_of(1): 1}
+    assert took == {latency.bucket_of(seconds): 1 for seconds in (1, 10, 100, 1000)}
 
 
 async def test_hours_and_days_are_utcs_whatever_the_session_says(
     database: db.Database, account_id: UUID, counter: Record
 ) -> None:
-    """Over midnight, and over the nights in which Europe's clocks are put forward and back, at 01:00Z."""
+    """Over midnight, and over the nights in which Europe's clocks are put forward and back, at 01:00Z.
+
+    Seen to fail, with days that begin at 23:00Z, where `date_trunc` was not told UTC."""
     times = ["03-28T23:59", "03-29T00:00", "03-29T00:59", "03-29T01:00", "03-29T23:30", "10-25T00:30", "10-25T01:30"]
     one = await accepted(database, account_id, "c@d.example")
     await told(database, account_id, one, *["deferred"] * 6)
@@ -233,7 +239,7 @@ async def test_however_the_log_is_sliced_and_by_whomever_every_event_is_counted_
 ) -> None:
     """Three readers at once, slices of a few events, news while they read; against counts made here.
 
-    Seen to fail where `take` did not lock the row: counts were too high."""
+    Seen to fail, with counts nearly twice as high, where `take` did not lock the row."""
     monkeypatch.setattr(record, "SLICE_EVENTS", 7)
     chance = random.Random(5)
     expected: Counter[tuple[str, str]] = Counter()
@@ -292,6 +298,7 @@ async def test_a_log_without_news_of_mail_is_passed_over_and_says_that_it_is_cou
 
 
 async def test_accounts_are_counted_apart(database: db.Database, account_id: UUID, counter: Record) -> None:
+    """Seen to fail, with "accepted 2, sent 1, bounced 2", where `totals` did not ask for the account."""
     other = await rows.account(database)
     one = await accepted(database, account_id, "c@d.example", tags=("a:b",))
     await told(database, account_id, one, "sent")

@@ -30,9 +30,9 @@ from emails e where e.account_id = :account_id and e.id = any(cast(:ids as uuid[
 select d.email_id, d.domain, count(*) as count from deliveries d
 where d.account_id = :account_id and d.email_id = any(cast(:ids as uuid[])) group by d.email_id, d.domain
 
--- providers: by whom mail to the recipients of these e-mails left last
-select d.email_id, d.address, d.provider from deliveries d
-where d.account_id = :account_id and d.email_id = any(cast(:ids as uuid[])) and d.provider is not null
+-- standings: by whom mail to the recipients of these e-mails left last, and since when it waited
+select d.email_id, d.address, d.provider, d.waits_since from deliveries d
+where d.account_id = :account_id and d.email_id = any(cast(:ids as uuid[]))
 
 -- outcomes: whether recipients of these e-mails stood as taken at a seq, where the log knows
 select distinct on (e.email_id, e.data ->> 'recipient') e.email_id, e.data ->> 'recipient' as recipient,
