@@ -392,9 +392,9 @@ create table counting (                               -- how far an account's lo
   counted_seq bigint not null                         -- events.seq; written in the transaction of the counts; no row = none yet
 ) with (fillfactor = 50);
 
-create table delivery_statistics (                    -- what became of mail, added up by hours
+create table delivery_statistics (                    -- what became of mail, added up by hours, and once more by days
   account_id uuid not null,
-  hour timestamptz not null,                          -- its beginning, UTC; in which the log holds what is counted
+  hour timestamptz not null,                          -- in which the log holds what is counted: its beginning, or its day's; UTC
   tag text not null,                                  -- name:value; '' = the total, in which each event counts once, whatever its
                                                       -- tags; '*' = tags beyond those that an hour has room for
   sender_domain text not null,                        -- lower-case A-labels; '' = beyond those
@@ -415,9 +415,9 @@ create table delivery_statistics (                    -- what became of mail, ad
   returned integer not null,                          -- bounced or failed after they were taken
   first_bucket smallint not null,                     -- of latencies
   latencies integer[] not null,                       -- how many were taken so long after they were due: gateway.outbound.latency
-  primary key (account_id, hour, tag, sender_domain, recipient_domain, provider)
+  is_day boolean not null default false,              -- the whole day is in this row
+  primary key (account_id, is_day, hour, tag, sender_domain, recipient_domain, provider)
 ) with (fillfactor = 70);                             -- an hour's rows are written again and again while it lasts
-create index delivery_statistics_age on delivery_statistics (hour); -- the oldest are forgotten
 
 create table provider_messages (                      -- look-up: whose mail does a callback or a report speak of?
   provider text not null,

@@ -192,7 +192,7 @@ class Settings(BaseSettings):
     event_retention_seconds: int = Field(604_800, ge=432_000, description="How long events are kept (at least 5 days)")
     idempotency_seconds: int = Field(86_400, ge=60, description="How long an Idempotency-Key is remembered")
     statistics_retention_seconds: int = Field(
-        34_560_000, ge=86_400, description="How long the hourly counts of GET /v1/statistics are kept (400 days)"
+        34_560_000, ge=86_400, description="How long the counts of GET /v1/statistics are kept (400 days)"
     )
     stream_buffer_events: int = Field(1000, ge=10, description="Events a slow stream may lag behind before it is cut")
     webhook_allow_private: bool = Field(False, description="Whether webhooks may go to private and loopback addresses")

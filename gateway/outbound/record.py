@@ -1,11 +1,11 @@
-"""The track record: what became of mail, counted by hour, sender domain, recipient domain, provider and tag.
+"""The track record: what became of mail, counted by hour and day, sender domain, recipient domain, provider and tag.
 
 The event log is the queue. An account's events behind `counted_seq` are counted in their order, a slice at a time; a
 slice is one transaction that holds the account's row and writes the counts and how far they reach, so that a worker
 that dies has its slice counted again, and nothing of it twice. Nothing is written for it when mail goes out. Where the
 log's beginning was removed before it was counted, counting goes on where the log begins.
 
-Each event counts in the hour (UTC) in which the log holds it:
+Each event counts in the hour and in the day (UTC) in which the log holds it:
 
     accepted    recipients of an e-mail that was taken from its caller, suppressed ones among them
     sent, delivered, deferred, bounced, failed, suppressed, complained, opened, clicked, unknown
@@ -14,9 +14,9 @@ Each event counts in the hour (UTC) in which the log holds it:
     returned    bounced or failed after they were taken
     latencies   of those that were taken: seconds since they were due, first or by their sender's retry
 
-How many rows an hour may have is bounded. The busiest of what a slice brings take the places that are free; what
-finds none is counted among the others for the rest of the hour, so that a number is the whole of it or is not told.
-Only in an hour of over ROWS combinations a number may be a part; those of the total and of providers are always whole.
+How many rows an hour or a day may have is bounded. The busiest of what a slice brings take the places that are free;
+what finds none is counted among the others for the rest of it, so that a number is the whole of it or is not told.
+Only where there are over ROWS combinations a number may be a part; those of the total and of providers never are.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ SLICE_TIME = prometheus_client.Histogram("postroom_counting_slice_seconds", "Tim
 
 SLICE_EVENTS: Final = 500
 LOOK_ACCOUNTS: Final = 1000  # of one look
-ROWS: Final = 1000  # of one account and hour; what has no row then is told apart by provider alone
-# Values of one account and hour that are told apart.
+ROWS: Final = 1000  # of one account and hour (or day); what has no row then is told apart by provider alone
+# Values of one account and hour (or day) that are told apart.
 PLACES: Final[Mapping[str, int]] = {"sender_domain": 25, "recipient_domain": 50, "provider": 25, "tag": 50}
 OVERFLOW: Final[Mapping[str, str]] = {"sender_domain": "", "recipient_domain": "", "provider": OTHERS, "tag": OTHERS}
 _ENDINGS: Final = frozenset({"email.sent", "email.delivered", "email.bounced", "email.failed"})
@@ -63,6 +63,10 @@ class Entry:
     tags: tuple[str, ...]  # name:value, each once
     counts: Mapping[str, int]  # by statistics.COUNTERS
     seconds: float | None = None  # that it took; None = it was not taken now
+
+    def units(self) -> Sequence[tuple[bool, datetime]]:
+        """The hour and the day that it belongs to, as keys have them."""
+        return (False, self.hour), (True, self.hour.replace(hour=0))
 
 
 class Record:
@@ -123,7 +127,8 @@ class Record:
 
 async def _count(connection: db.Connection, account_id: UUID, after: int, until: int, news: Sequence[News]) -> None:
     entries = await _entries(connection, account_id, after, news)
-    tallies = await statistics.load_hours(connection, account_id, sorted({entry.hour for entry in entries}))
+    units = sorted({unit for entry in entries for unit in entry.units()})
+    tallies = await statistics.held(connection, account_id, units)
     await statistics.save(connection, account_id, added(tallies, entries), until)
 
 
@@ -213,28 +218,38 @@ def _domain(text: str) -> str:
 # Adding up
 
 
-def added(tallies: dict[Key, Tally], entries: Iterable[Entry]) -> dict[Key, Tally]:
-    """The rows of `tallies`, which holds the hours as they are, that the entries change or make; changed in place."""
-    by_hour: dict[datetime, list[Entry]] = defaultdict(list)
+def added(tallies: Mapping[Key, Tally], entries: Iterable[Entry]) -> dict[Key, Tally]:
+    """The rows that the entries change or make. `tallies`: their hours and days as they are; those are changed."""
+    held: dict[tuple[bool, datetime], dict[Key, Tally]] = defaultdict(dict)
+    for key, tally in tallies.items():
+        held[key.is_day, key.hour][key] = tally
+    fresh: dict[tuple[bool, datetime], list[Entry]] = defaultdict(list)
     for entry in entries:
-        by_hour[entry.hour].append(entry)
+        for unit in entry.units():
+            fresh[unit].append(entry)
     touched: dict[Key, Tally] = {}
-    for hour, some in by_hour.items():
-        of_hour = {key: tally for key, tally in tallies.items() if key.hour == hour}
-        places = _Places(of_hour, some)
-        for entry in some:
-            for key in places.keys(entry):
-                touched[key] = of_hour.setdefault(key, Tally())
-                touched[key].counts.update(entry.counts)
-                if entry.seconds is not None:
-                    touched[key].latencies[latency.bucket_of(entry.seconds)] += 1
+    for unit, some in fresh.items():
+        touched |= _added(unit, held[unit], some)
+    return touched
+
+
+def _added(unit: tuple[bool, datetime], held: dict[Key, Tally], entries: Sequence[Entry]) -> dict[Key, Tally]:
+    """The same in one hour or day."""
+    places, touched = _Places(unit, held, entries), {}
+    for entry in entries:
+        for key in places.keys(entry):
+            touched[key] = tally = held.setdefault(key, Tally())
+            tally.counts.update(entry.counts)
+            if entry.seconds is not None:
+                tally.latencies[latency.bucket_of(entry.seconds)] += 1
     return touched
 
 
 class _Places:
-    """What one account's hour tells apart."""
+    """What one account's hour or day tells apart."""
 
-    def __init__(self, tallies: Mapping[Key, Tally], entries: Sequence[Entry]) -> None:
+    def __init__(self, unit: tuple[bool, datetime], tallies: Mapping[Key, Tally], entries: Sequence[Entry]) -> None:
+        self._unit = unit
         self._tallies = tallies  # grows meanwhile
         self._told: dict[str, set[str]] = {
             name: {getattr(key, name) for key in tallies} - {OVERFLOW[name]} for name in PLACES
@@ -257,10 +272,10 @@ class _Places:
         """The rows that the entry counts in, each once: the total's, and one for each tag."""
         sender, provider = self._place("sender_domain", entry.sender_domain), self._place("provider", entry.provider)
         recipient = self._place("recipient_domain", entry.recipient_domain)
-        yield self._row(Key(entry.hour, TOTAL, sender, recipient, provider))
+        yield self._row(Key(*self._unit, TOTAL, sender, recipient, provider))
         given: set[Key] = set()
         for tag in {self._place("tag", tag) for tag in entry.tags}:
-            key = self._row(Key(entry.hour, tag, sender, "", provider))
+            key = self._row(Key(*self._unit, tag, sender, "", provider))
             if key not in given:
                 given.add(key)
                 yield key

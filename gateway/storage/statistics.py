@@ -1,11 +1,11 @@
-"""What became of mail, added up by hours; and how much of it waits.
+"""What became of mail, added up by hours and by days; and how much of it waits.
 
 The event log is the queue: `counting` says up to which seq an account's log is in `delivery_statistics`, and both are
 written in one transaction under the lock of the account's row there, so that every event is counted once, whoever dies.
 Rows are read, added to and written back whole; nobody else writes them meanwhile.
 
-Each hour has rows for the total, split by sender domain, recipient domain and provider, and rows for each tag, split
-by sender domain and provider.
+Each hour, and each day once more, has rows for the total, split by sender domain, recipient domain and provider, and
+rows for each tag, split by sender domain and provider. Whole days are summed from the days' rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -29,6 +29,8 @@ OUTCOMES: Final = (
 COUNTERS: Final = ("accepted", *OUTCOMES, "taken", "returned")  # columns
 TYPES: Final = [f"email.{what}" for what in ("queued", "scheduled", *OUTCOMES)]  # of events that are looked at
 SPAN: Final = 5000  # events behind the last counted one that are looked through at once for those
+DAY: Final = timedelta(days=1)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 Recipient = tuple[UUID, str]  # an e-mail's id and one of its addresses
 
 TOTAL: Final = ""  # the tag of rows in which each event counts once
@@ -38,7 +40,8 @@ OTHERS: Final = "*"  # the tag, and the provider, of what an hour has no room fo
 class Key(NamedTuple):
     """Which row."""
 
-    hour: datetime  # its beginning, UTC
+    is_day: bool  # else of an hour
+    hour: datetime  # the beginning of either, UTC
     tag: str  # name:value, TOTAL or OTHERS
     sender_domain: str  # empty = others
     recipient_domain: str  # empty = others, or not told apart
@@ -171,9 +174,10 @@ async def taken(connection: db.Connection, account_id: UUID, ids: Iterable[UUID]
     return {(row["email_id"], row["recipient"] or "") for row in rows if row["is_taken"]}
 
 
-async def load_hours(connection: db.Connection, account_id: UUID, hours: Iterable[datetime]) -> dict[Key, Tally]:
-    """Everything that is counted in these hours."""
-    rows = await sql.hours.fetch(connection, account_id=account_id, hours=list(hours))
+async def held(connection: db.Connection, account_id: UUID, units: Sequence[tuple[bool, datetime]]) -> dict[Key, Tally]:
+    """Everything that is counted in these hours and days (is_day, beginning)."""
+    is_days, hours = [is_day for is_day, _ in units], [hour for _, hour in units]
+    rows = await sql.units.fetch(connection, account_id=account_id, is_days=is_days, hours=hours)
     return {Key(**{name: row[name] for name in Key._fields}): _tally(row) for row in rows}
 
 
@@ -225,11 +229,12 @@ async def coverage(connection: db.Connection, account_id: UUID) -> Coverage:
 
 async def sums(connection: db.Connection, account_id: UUID, wanted: Wanted, *, limit: int) -> list[Sum]:
     """What happened, by interval and then by group; of the groups the `limit` with the most mail."""
-    values = {name: getattr(wanted, name) for name in Wanted.__dataclass_fields__}
+    names = ("since", "interval", "group_by", "tag", "provider", "sender_domain", "recipient_domain")
+    values = {name: getattr(wanted, name) for name in names} | _pieces(wanted)
     rows = await sql.totals.fetch(connection, account_id=account_id, limit=limit, **values)
-    names = list({row["name"] for row in rows})
+    groups = list({row["name"] for row in rows})
     latencies: dict[tuple[datetime, str], dict[int, int]] = {(row["start"], row["name"]): {} for row in rows}
-    for row in await sql.latencies.fetch(connection, account_id=account_id, names=names, **values):
+    for row in await sql.latencies.fetch(connection, account_id=account_id, names=groups, **values):
         latencies.setdefault((row["start"], row["name"]), {})[row["bucket"]] = row["count"]
     return [
         Sum(
@@ -241,6 +246,19 @@ async def sums(connection: db.Connection, account_id: UUID, wanted: Wanted, *, l
         )
         for row in rows
     ]
+
+
+def _pieces(wanted: Wanted) -> dict[str, list[Any]]:
+    """The time that is asked for: whole days by their rows unless hours are told apart, and the rest by hours."""
+    first = -((EPOCH - wanted.since) // DAY) * DAY + EPOCH
+    last = (wanted.until - EPOCH) // DAY * DAY + EPOCH
+    if wanted.interval == "hour" or first >= last:
+        return {"is_days": [False], "sinces": [wanted.since], "untils": [wanted.until]}
+    return {
+        "is_days": [False, True, False],
+        "sinces": [wanted.since, first, last],
+        "untils": [first, last, wanted.until],
+    }
 
 
 async def forget(connection: db.Connection, before: datetime, limit: int) -> int:

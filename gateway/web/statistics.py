@@ -18,6 +18,7 @@ from gateway.web import api
 
 MAX_ITEMS: Final = 5000  # of one answer: intervals, times groups
 MAX_DAYS: Final = 400  # of one question
+MAX_DAYS_BY_HOUR: Final = 31  # of one that tells hours apart, for which every hour is read
 USUAL: Final = timedelta(days=1)  # how far back is looked where nobody says
 HOUR: Final = timedelta(hours=1)
 LENGTHS: Final[Mapping[str, timedelta]] = {"hour": HOUR, "day": timedelta(days=1), "total": timedelta(days=MAX_DAYS)}
@@ -126,6 +127,8 @@ def _wanted(query: StatisticsQuery, now: datetime) -> statistics.Wanted:
         raise errors.invalid("since", "not before until")
     if until - since > timedelta(days=MAX_DAYS):
         raise errors.invalid("since", f"more than {MAX_DAYS} days before until")
+    if query.interval == "hour" and until - since > timedelta(days=MAX_DAYS_BY_HOUR):
+        raise errors.invalid("interval", f"hours are told apart over at most {MAX_DAYS_BY_HOUR} days")
     groups = 1 if query.group_by == "none" else query.limit
     if (intervals := _intervals(query.interval, since, until)) * groups > MAX_ITEMS:
         problem = f"{intervals} intervals of up to {groups} groups are more than {MAX_ITEMS:,} items"

@@ -293,8 +293,11 @@ async def test_a_worker_that_is_killed_while_it_counts_loses_nothing_and_counts_
             home.start("worker")
             counted = "select 1 from counting where account_id = $1 and counted_seq >= $2"
             await until(watcher, counted, account_id, len(told))
-            count = "select sum(deferred) from delivery_statistics where account_id = $1"
-            assert await watcher.fetchval(count, account_id) == len(told)
+            count = (
+                "select is_day, sum(deferred) from delivery_statistics where account_id = $1 group by is_day order by 1"
+            )
+            found = await watcher.fetch(count, account_id)
+            assert [tuple(row) for row in found] == [(False, len(told)), (True, len(told))]
 
 
 # Metrics

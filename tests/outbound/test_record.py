@@ -258,6 +258,12 @@ async def test_however_the_log_is_sliced_and_by_whomever_every_event_is_counted_
         found.update({(one.name, what): count for what, count in one.counts.items() if what in statistics.OUTCOMES})
         found[one.name, "accepted"] += one.counts["accepted"]
     assert +found == expected
+    hours = await sums(database, account_id, "recipient_domain", "hour")
+    by_hour: Counter[tuple[str, str]] = Counter()
+    for one in hours:
+        by_hour.update({(one.name, what): count for what, count in one.counts.items() if what in statistics.OUTCOMES})
+        by_hour[one.name, "accepted"] += one.counts["accepted"]
+    assert +by_hour == expected
 
 
 async def test_counting_goes_on_where_the_log_begins(
@@ -351,7 +357,8 @@ async def test_an_hour_has_so_many_rows_and_no_more(
     await counter.drain(account_id)
     assert await total(database, account_id) == "accepted 12"
     assert sum(one.counts["accepted"] for one in await sums(database, account_id, "tag")) == 12
-    assert await rows.count(database, "select count(*) from delivery_statistics") <= 5 + 2
+    assert await rows.count(database, "select count(*) from delivery_statistics where is_day") <= 5 + 2
+    assert await rows.count(database, "select count(*) from delivery_statistics where not is_day") <= 5 + 2
 
 
 async def test_old_hours_are_forgotten_and_young_ones_are_not(
@@ -363,14 +370,17 @@ async def test_old_hours_are_forgotten_and_young_ones_are_not(
     now = datetime.now(UTC)
     await move_log(database, account_id, *[now - timedelta(days=days) for days in (9, 8, 7, 6, 5, 1, 0)])
     await counter.drain(account_id)
-    assert await housekeeping.forget_statistics(database, 5.5 * 86_400) == 4
+    assert await housekeeping.forget_statistics(database, 5.5 * 86_400) == 8  # hours, and days
     assert await total(database, account_id) == "accepted 3"
 
 
 def test_what_is_added_is_what_changed() -> None:
-    hour = NOON
-    held = {Key(hour, TOTAL, "s.example", f"d{n}.example", "mx"): statistics.Tally() for n in range(3)}
+    held = {Key(False, NOON, TOTAL, "s.example", f"d{n}.example", "mx"): statistics.Tally() for n in range(3)}
     entry = record.Entry(
-        hour=hour, sender_domain="s.example", recipient_domain="d1.example", provider="mx", tags=(), counts={"sent": 1}
+        hour=NOON, sender_domain="s.example", recipient_domain="d1.example", provider="mx", tags=(), counts={"sent": 1}
     )
-    assert [key.recipient_domain for key in record.added(held, [entry])] == ["d1.example"]
+    changed = record.added(held, [entry])
+    assert [(key.is_day, key.hour.hour, key.recipient_domain) for key in changed] == [
+        (False, 12, "d1.example"),
+        (True, 0, "d1.example"),
+    ]

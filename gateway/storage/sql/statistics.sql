@@ -42,23 +42,24 @@ where e.account_id = :account_id and e.email_id = any(cast(:ids as uuid[])) and 
   and e.type in ('email.sent', 'email.delivered', 'email.bounced', 'email.failed')
 order by e.email_id, e.data ->> 'recipient', e.seq desc
 
--- hours: everything that is counted in these hours
-select s.* from delivery_statistics s where s.account_id = :account_id and s.hour = any(cast(:hours as timestamptz[]))
+-- units: everything that is counted in these hours and days
+select s.* from unnest(cast(:is_days as boolean[]), cast(:hours as timestamptz[])) as u (is_day, hour)
+join delivery_statistics s on s.account_id = :account_id and s.is_day = u.is_day and s.hour = u.hour
 
 -- save: what these rows are now
-insert into delivery_statistics as s (account_id, hour, tag, sender_domain, recipient_domain, provider, accepted, sent, delivered, deferred,
+insert into delivery_statistics as s (account_id, is_day, hour, tag, sender_domain, recipient_domain, provider, accepted, sent, delivered, deferred,
   bounced, failed, suppressed, complained, opened, clicked, unknown, taken, returned, first_bucket, latencies)
-select :account_id, u.hour, u.tag, u.sender_domain, u.recipient_domain, u.provider, u.accepted, u.sent, u.delivered, u.deferred,
+select :account_id, u.is_day, u.hour, u.tag, u.sender_domain, u.recipient_domain, u.provider, u.accepted, u.sent, u.delivered, u.deferred,
   u.bounced, u.failed, u.suppressed, u.complained, u.opened, u.clicked, u.unknown, u.taken, u.returned, u.first_bucket,
   cast(u.latencies as integer[])
-from unnest(cast(:hours as timestamptz[]), cast(:tags as text[]), cast(:sender_domains as text[]), cast(:recipient_domains as text[]),
+from unnest(cast(:is_days as boolean[]), cast(:hours as timestamptz[]), cast(:tags as text[]), cast(:sender_domains as text[]), cast(:recipient_domains as text[]),
   cast(:providers as text[]), cast(:accepted as integer[]), cast(:sent as integer[]), cast(:delivered as integer[]),
   cast(:deferred as integer[]), cast(:bounced as integer[]), cast(:failed as integer[]), cast(:suppressed as integer[]),
   cast(:complained as integer[]), cast(:opened as integer[]), cast(:clicked as integer[]), cast(:unknown as integer[]),
   cast(:taken as integer[]), cast(:returned as integer[]), cast(:first_buckets as smallint[]), cast(:latencies as text[]))
-  as u (hour, tag, sender_domain, recipient_domain, provider, accepted, sent, delivered, deferred, bounced, failed, suppressed,
+  as u (is_day, hour, tag, sender_domain, recipient_domain, provider, accepted, sent, delivered, deferred, bounced, failed, suppressed,
   complained, opened, clicked, unknown, taken, returned, first_bucket, latencies)
-on conflict (account_id, hour, tag, sender_domain, recipient_domain, provider) do update set accepted = excluded.accepted,
+on conflict (account_id, is_day, hour, tag, sender_domain, recipient_domain, provider) do update set accepted = excluded.accepted,
   sent = excluded.sent, delivered = excluded.delivered, deferred = excluded.deferred, bounced = excluded.bounced,
   failed = excluded.failed, suppressed = excluded.suppressed, complained = excluded.complained, opened = excluded.opened,
   clicked = excluded.clicked, unknown = excluded.unknown, taken = excluded.taken, returned = excluded.returned,
@@ -75,7 +76,8 @@ select coalesce(c.counted_seq, 0) as counted_seq, h.last_seq, statement_timestam
 from event_heads h left join counting c on c.account_id = :account_id
 where h.account_id = :account_id
 
--- totals: sums by interval and group; of the groups those with the most mail alone. A null tag means every tag, '' the total
+-- totals: sums by interval and group; of the groups those with the most mail alone. A null tag means every tag, '' the total.
+-- The time is given in pieces, of hours or of whole days; each is one range of the primary key, which `offset 0` keeps it
 with counted as materialized (
   select case cast(:interval as text) when 'hour' then s.hour when 'day' then date_trunc('day', s.hour, 'UTC')
       else cast(:since as timestamptz) end as start,
@@ -84,9 +86,11 @@ with counted as materialized (
     sum(s.accepted) as accepted, sum(s.sent) as sent, sum(s.delivered) as delivered, sum(s.deferred) as deferred,
     sum(s.bounced) as bounced, sum(s.failed) as failed, sum(s.suppressed) as suppressed, sum(s.complained) as complained,
     sum(s.opened) as opened, sum(s.clicked) as clicked, sum(s.unknown) as unknown, sum(s.taken) as taken, sum(s.returned) as returned
-  from delivery_statistics s
-  where s.account_id = :account_id and s.hour >= :since and s.hour < :until
-    and (s.tag = :tag or cast(:tag as text) is null and s.tag <> '')
+  from unnest(cast(:is_days as boolean[]), cast(:sinces as timestamptz[]), cast(:untils as timestamptz[])) as p (is_day, since, until)
+  cross join lateral (
+    select t.* from delivery_statistics t
+    where t.account_id = :account_id and t.is_day = p.is_day and t.hour >= p.since and t.hour < p.until offset 0) s
+  where (s.tag = :tag or cast(:tag as text) is null and s.tag <> '')
     and (cast(:provider as text) is null or s.provider = :provider)
     and (cast(:sender_domain as text) is null or s.sender_domain = :sender_domain)
     and (cast(:recipient_domain as text) is null or s.recipient_domain = :recipient_domain)
@@ -105,9 +109,11 @@ from (
     case cast(:group_by as text) when 'provider' then s.provider when 'sender_domain' then s.sender_domain
       when 'recipient_domain' then s.recipient_domain when 'tag' then s.tag else '' end as name,
     s.first_bucket, s.latencies
-  from delivery_statistics s
-  where s.account_id = :account_id and s.hour >= :since and s.hour < :until and s.taken > 0
-    and (s.tag = :tag or cast(:tag as text) is null and s.tag <> '')
+  from unnest(cast(:is_days as boolean[]), cast(:sinces as timestamptz[]), cast(:untils as timestamptz[])) as p (is_day, since, until)
+  cross join lateral (
+    select t.* from delivery_statistics t
+    where t.account_id = :account_id and t.is_day = p.is_day and t.hour >= p.since and t.hour < p.until offset 0) s
+  where s.taken > 0 and (s.tag = :tag or cast(:tag as text) is null and s.tag <> '')
     and (cast(:provider as text) is null or s.provider = :provider)
     and (cast(:sender_domain as text) is null or s.sender_domain = :sender_domain)
     and (cast(:recipient_domain as text) is null or s.recipient_domain = :recipient_domain)
@@ -116,15 +122,16 @@ where d.name = any(cast(:names as text[]))
 group by 1, 2, 3
 
 -- old_accounts: accounts with hours that are to be forgotten; looks, locks nothing
-select distinct o.account_id from (
-  select s.account_id from delivery_statistics s where s.hour < :before order by s.hour limit :limit) o
+select a.id as account_id from accounts a
+where exists (select 1 from delivery_statistics s where s.account_id = a.id and s.is_day = false and s.hour < :before)
+limit :limit
 
--- forget: one slice of an account's
+-- forget: one slice of an account's, days that began as long ago among them
 delete from delivery_statistics s
 where s.account_id = :account_id and s.hour < :before
-  and (s.hour, s.tag, s.sender_domain, s.recipient_domain, s.provider) in (
-    select f.hour, f.tag, f.sender_domain, f.recipient_domain, f.provider from delivery_statistics f
-    where f.account_id = :account_id and f.hour < :before order by f.hour limit :limit)
+  and (s.is_day, s.hour, s.tag, s.sender_domain, s.recipient_domain, s.provider) in (
+    select f.is_day, f.hour, f.tag, f.sender_domain, f.recipient_domain, f.provider from delivery_statistics f
+    where f.account_id = :account_id and f.hour < :before order by f.is_day desc, f.hour limit :limit)
 
 -- queue: recipients that wait to be written to, of all accounts, by status; those that are due first are counted up to a limit
 select w.status, count(*) as count from (
