@@ -17,8 +17,9 @@ import prometheus_client
 import pytest
 from uuid_utils.compat import uuid7
 
+import gateway.app  # noqa: F401 - beside the worker, everything that declares metrics
+import workers.main  # noqa: F401 - the same
 from gateway import sockets
-from gateway.outbound import backlog, deliver, feedback, record, send  # noqa: F401 - they declare metrics
 from gateway.storage import events
 from tests import conftest, databases, house, sending
 from tests.flows import letters
