@@ -5,7 +5,8 @@ it works for as long as somebody keeps the mail, whatever rows are gone by then.
 a key that SECRET_KEY gives (AES-SIV, RFC 5297): nobody reads an address in it, and nobody makes or changes one. It is
 the same at every attempt, for nothing in it is random.
 
-There is no mailto: beside the link: it could not be followed where nothing listens for mail.
+There is no mailto: beside the link: a local part has 64 octets (RFC 5321 4.5.3.1.1), which cannot hold all that, and a
+row that it would name does not last as long.
 """
 
 from __future__ import annotations

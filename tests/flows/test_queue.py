@@ -7,6 +7,7 @@ import base64
 from collections.abc import Iterable
 from typing import Any
 
+import asyncpg
 import httpx2
 import pytest
 
@@ -95,6 +96,26 @@ async def test_who_waits_too_long_is_told_of_once_and_what_ended_long_ago_is_gon
             ]
             assert [one["id"] for one in (await client.get("/emails")).json()["data"]] == [waiting]
             assert len(await sending.attempts(client, waiting)) >= 3
+            await _until_suppressions_are_swept(dsn)
+
+
+async def _until_suppressions_are_swept(dsn: str) -> None:
+    """Of two, the one whose time is over. Negative control: with no `forget_suppressions` in `Work._reclaim`, the test
+    gave up waiting."""
+    insert = (
+        "insert into suppressions (account_id, address, reason, expires_at) select a.id, t.address, 'manual', t.until"
+        " from accounts a, (values ('over@x.example', now()), ('stays@x.example', null)) as t (address, until)"
+        " where not a.is_void"
+    )
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(insert)
+        async with asyncio.timeout(sending.PATIENCE):
+            while len(rows := await connection.fetch("select address from suppressions")) > 1:
+                pass
+        assert [row["address"] for row in rows] == ["stays@x.example"]
+    finally:
+        await connection.close()
 
 
 # One recipient, one e-mail
