@@ -162,7 +162,7 @@ RULES: Final[Sequence[Rule]] = (
 
 # What is no reply of a server's.
 NO_REPLY: Final = Rule(id="no-reply", kind="network", action="retry")  # nobody answered, or not to the end
-UNSENT: Final = Rule(id="unsent", kind="unknown")  # nobody was asked: it had expired, or could not be signed
+UNSENT: Final = Rule(id="unsent", kind="unknown")  # nobody was asked: expired, unsigned, or no provider to be had
 
 
 def classify(reply: str, enhanced: str = "", own: Sequence[Own] = ()) -> Classified:

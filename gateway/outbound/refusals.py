@@ -68,10 +68,10 @@ def explained(tried: Try, own: Sequence[classify.Own] = ()) -> classify.Classifi
     verdict = tried.verdict
     if verdict.outcome not in READ:
         return None
+    if verdict.outcome == "unknown" or (tried.provider and verdict.code is None and verdict.enhanced is None):
+        return classify.by(classify.NO_REPLY)
     if not tried.provider:
         return classify.by(classify.UNSENT)
-    if verdict.code is None and verdict.enhanced is None:
-        return classify.by(classify.NO_REPLY)
     return classify.classify(_said(tried), verdict.enhanced or "", own)
 
 

@@ -126,6 +126,25 @@ async def test_a_late_delivered_does_not_undo_a_bounce(
     assert bounced["data"]["classification"] == {"rule": "5.1.1", "class": "hard", "suppresses": True}
 
 
+async def test_an_accounts_own_rule_reads_what_a_provider_tells(
+    open_house: house.House, provider: httpx2.AsyncClient, owner: httpx2.AsyncClient
+) -> None:
+    """It cannot be tried again, for the provider has given up; but nobody is listed by it.
+
+    Negative control: with no `own` handed to `classify` in `_tell` the address was listed, by 5.1.1.
+    """
+    wish = {"words": "does not exist", "kind": "soft", "action": "retry"}
+    rule = (await owner.post("/bounces/rules", json=wish)).json()
+    message_id = str(uuid7())
+    email_id = await sent_by(open_house, owner, "postmark", message_id)
+    bounce = posts.postmark("Bounce", message_id, ID=uuid7().int >> 66)
+    heard(await provider.post("/callbacks/postmark", json=bounce, auth=POSTMARK_AUTH))
+    [bounced] = await news_of(owner, email_id)
+    assert bounced["type"] == "email.bounced"
+    assert bounced["data"]["classification"] == {"rule": rule["id"], "class": "soft", "suppresses": False}
+    assert await letters.listed(owner, "/suppressions") == []
+
+
 async def test_a_callback_that_is_repeated_changes_nothing(
     open_house: house.House, provider: httpx2.AsyncClient, owner: httpx2.AsyncClient
 ) -> None:

@@ -77,6 +77,8 @@ def test_a_rule_has_a_say_where_a_mail_server_refused_the_mail(
         (tried("deferred", "connection refused", stage="connect"), "no-reply"),
         (tried("unknown", "lost", stage="dot"), "no-reply"),
         (tried("failed", "expired", provider=""), "unsent"),
+        (tried("deferred", "every provider is left alone", provider=""), "unsent"),
+        (tried("unknown", "the worker was lost after DATA", provider=""), "no-reply"),
         (tried("bounced", "422 InactiveRecipient", provider="postmark"), "none"),  # 422 is HTTP's
         (tried("bounced", "422 InactiveRecipient"), "code.4"),
     ],
