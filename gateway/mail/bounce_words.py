@@ -34,7 +34,7 @@ REACH: Final = 60  # lines behind a sentence that opens a list
 SAID_WITHIN: Final = 8  # lines behind an address in which it is said what is wrong with it
 
 _ADDRESS: Final = r"[^\s<>@,;:\"'()\[\]=]{1,64}(?:=[^\s<>@,;:\"'()\[\]=]{1,64}){0,2}@[A-Za-z0-9.-]{1,254}[A-Za-z]"
-ADDRESS: Final = re.compile(_ADDRESS)
+ADDRESS: Final = re.compile(rf"(?<![^\s<>@,;:\"'()\[\]=]){_ADDRESS}")  # begins where a word does: one try a word
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
