@@ -2,6 +2,8 @@
 
     the path is genuine (its HMAC is right)   the mail is kept as it came, committed before its 250, and applied later
                                               by a worker that looks for what was kept (gateway.outbound.feedback)
+    complaints@RETURN_PATH_DOMAIN             the same, where the mail itself names a genuine path: feedback loops write
+                                              to the address that they were given, and return the mail (RFC 5965 2)
     anything else at RETURN_PATH_DOMAIN       taken with the same reply, and dropped like mail for anybody unknown
 
 What a genuine path received need not be a report: vacation notes come there, too. That is found out when it is applied.
@@ -59,7 +61,8 @@ class Returned:
 
     async def keep(self, recipients: Iterable[Recipient], raw: bytes) -> None:
         """Keep the mail for each delivery that it came about; returns after the commit. Raises Unavailable."""
-        for delivery_id in dict.fromkeys(filter(None, map(self.delivery, recipients))):
+        about = [self._named(recipient, raw) or self.delivery(recipient) for recipient in recipients]
+        for delivery_id in dict.fromkeys(filter(None, about)):
             RETURNED.labels(await self._keep(delivery_id, raw)).inc()
 
     async def _keep(self, delivery_id: UUID, raw: bytes) -> str:
@@ -74,6 +77,12 @@ class Returned:
             outcome = "over" if not has_room else "kept" if await callbacks.keep(connection, report) else "repeated"
         log.info("report came", outcome=outcome, delivery_id=str(delivery_id), report_id=report.event_id)
         return outcome
+
+    def _named(self, recipient: Recipient, raw: bytes) -> UUID | None:
+        """The delivery that the mail names, where that is asked."""
+        if self._paths is None or _path(recipient).lower() != f"{verp.COMPLAINTS}@{self._paths.domain}":
+            return None
+        return self._paths.named(raw[:MAX_KEPT])
 
     def _looks_so(self, recipient: Recipient) -> bool:
         return self._paths is not None and self._paths.is_ours(_path(recipient))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import re
 from typing import Final
 from uuid import UUID
@@ -27,6 +28,8 @@ MAC_BYTES: Final = 10  # 80 bits: a guess must be sent as a mail, one at a time
 MAX_DOMAIN: Final = (
     254 - len("bounces+") - 42 - len("@")
 )  # octets: a path has 256 with its brackets (RFC 5321 4.5.3.1.3)
+COMPLAINTS: Final = "complaints"  # the address at the usual domain that feedback loops are registered with
+MAX_LOOKED_AT: Final = 20  # paths in one mail
 _TOKEN: Final = re.compile(r"[a-z2-7]{26}[a-z2-7]{16}")
 
 
@@ -59,9 +62,17 @@ class ReturnPaths:
         delivery_id = UUID(bytes=base64.b32decode(token[:26].upper() + "=" * 6))
         return delivery_id if hmac.compare_digest(token, self._token(delivery_id, domain)) else None
 
+    def named(self, raw: bytes) -> UUID | None:
+        """The delivery of the first path in a mail that is genuine: complaints name it, or return its mail's header."""
+        found = dict.fromkeys(one[0].lower() for one in itertools.islice(_ANYWHERE.finditer(raw), MAX_LOOKED_AT))
+        return next(filter(None, (self.delivery(path.decode().rstrip(".-")) for path in found)), None)
+
     def _token(self, delivery_id: UUID, domain: str) -> str:
         mac = hmac.digest(self._key, delivery_id.bytes + domain.encode(), hashlib.sha256)
         return _base32(delivery_id.bytes) + _base32(mac[:MAC_BYTES])
+
+
+_ANYWHERE: Final = re.compile(rb"bounces\+[a-z2-7]{42}@[a-z0-9.-]{1,203}", re.IGNORECASE)
 
 
 def own_domain(name: str) -> str:

@@ -181,6 +181,21 @@ async def test_a_complaint_is_told_and_its_address_suppressed(
     assert await suppressions(client) == {"user@recipient.example": "complaint"}
 
 
+async def test_a_feedback_loop_is_heard_where_it_returns_the_mail(
+    home: house.House, client: httpx2.AsyncClient, relay: sink.Sink
+) -> None:
+    """It writes to the address that it was given. What names no genuine path is dropped.
+
+    Negative control: with no look at what the mail names the test waited in vain.
+    """
+    email_id, path = await sent(client, relay)
+    forged = f"{path.partition('@')[0][:-16]}{'a' * 16}@{bounces.RETURN_DOMAIN}"
+    for named in (forged, path):
+        await letters.hand_in(home, bounces.complaint(path=named), f"Complaints@{bounces.RETURN_DOMAIN}", sender="")
+    assert [event["type"] for event in await told(client, email_id, "complained")] == ["email.complained"]
+    assert len(await reports(client, email_id)) == 1
+
+
 async def test_a_full_mailbox_bounces_and_is_not_suppressed(
     home: house.House, client: httpx2.AsyncClient, relay: sink.Sink
 ) -> None:

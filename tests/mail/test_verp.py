@@ -60,3 +60,13 @@ def test_a_return_path_of_one_domain_is_none_at_another() -> None:
 )
 def test_what_is_no_return_path_is_none(odd: str) -> None:
     assert PATHS.delivery(odd) is None
+
+
+def test_the_first_genuine_path_in_a_mail_is_found() -> None:
+    delivery_id = uuid7()
+    path, forged = PATHS.address(delivery_id), f"bounces+{'a' * 42}@bounces.example.com"
+    raw = f"Original-Mail-From: <{forged}>\r\n\r\nReturn-Path: <{path.upper()}>\r\n\r\n".encode()
+    assert PATHS.named(raw) == delivery_id
+    assert PATHS.named(b"see %s." % path.encode()) == delivery_id
+    assert PATHS.named(b"") is PATHS.named(forged.encode()) is None
+    assert PATHS.named(b" ".join(b"bounces+%042d@a" % 0 for _ in range(5)) + b"\xff" * 1000) is None

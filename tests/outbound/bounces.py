@@ -42,8 +42,8 @@ hello\r
 """.encode()
 
 
-def complaint(feedback: str = "abuse") -> bytes:
-    """A complaint (RFC 5965)."""
+def complaint(feedback: str = "abuse", *, path: str = "a@sender.example") -> bytes:
+    """A complaint (RFC 5965) that returns mail with this reverse path."""
     return f"""\
 From: <abusedesk@recipient.example>\r
 Content-Type: multipart/report; report-type=feedback-report; boundary="b"\r
@@ -61,6 +61,7 @@ Version: 1\r
 --b\r
 Content-Type: message/rfc822\r
 \r
+Return-Path: <{path}>\r
 Subject: Hello\r
 \r
 hello\r

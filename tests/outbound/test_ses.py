@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from datetime import UTC, datetime
 
@@ -108,6 +109,17 @@ async def test_a_message_goes_raw_and_signed_as_it_is_sent() -> None:
     )
     assert request.headers["authorization"] == signed["authorization"]
     assert (verdict.outcome, verdict.provider_id) == ("sent", "0100-1")
+
+
+async def test_feedback_goes_to_the_return_path_and_the_author_stays_who_it_is() -> None:
+    message = dataclasses.replace(outgoing.message(), return_path="bounces+x@bounces.example.com")
+    async with api.Api() as server:
+        provider = providers.from_url(f"ses://AKID:secret@eu-west-1?endpoint={server.url}", SETTINGS)
+        await provider.send(message)
+        await provider.close()
+    asked = json.loads(server.requests[0].body)
+    assert asked["FromEmailAddress"] == "app@sender.example"
+    assert asked["FeedbackForwardingEmailAddress"] == "bounces+x@bounces.example.com"
 
 
 async def test_a_bounce_names_no_sender() -> None:

@@ -11,7 +11,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.errors import InvalidState, NotFound
-from gateway.storage import db, deliveries, emails, housekeeping
+from gateway.storage import callbacks, db, deliveries, emails, housekeeping
 from tests.storage import rows
 from tests.storage.test_emails import asking, attempts, claim, put, settle, verdict
 
@@ -88,19 +88,23 @@ async def test_its_attempts_and_its_provider_s_id_go_along_and_its_events_stay(
 ) -> None:
     email = await rows.email(database, account_id, id=drawn(10))
     [claimed] = await claim(database, account_id)
-    said = dataclasses.replace(verdict(claimed, "sent"), provider="mailgun:b.example", provider_id="<x@y>")
+    said = dataclasses.replace(
+        verdict(claimed, "sent"), provider="mailgun:b.example", provider_id="<x@y>", has_return_path=True
+    )
+    report = callbacks.Callback(provider="mail", event_id="r", provider_id=str(claimed.id), payload=b"it came back")
     async with database.transaction() as connection:
         await emails.settle(connection, [said])
+        await callbacks.keep(connection, report)
         note = (
             "insert into provider_messages (provider, provider_id, account_id, delivery_id)"
             " values ('mailgun', $1, $2, $3)"
         )
         await connection.execute(note, "x@y", account_id, claimed.id)  # as it was called by an older version
-    assert await rows.count(database, "select count(*) from provider_messages") == 2
+    assert await rows.count(database, "select count(*) from provider_messages") == 3
     await ended(database, email.id, "sent", 8)
     before = await rows.log_of(database, account_id)
     assert await housekeeping.forget_emails(database, 7 * DAY) == 1
-    for table in ("emails", "deliveries", "contents", "attempts", "provider_messages"):
+    for table in ("emails", "deliveries", "contents", "attempts", "provider_messages", "callbacks"):
         assert await rows.count(database, f"select count(*) from {table}") == 0  # noqa: S608 - as above
     assert await rows.log_of(database, account_id) == before != []
     for act in (emails.retry, emails.cancel):

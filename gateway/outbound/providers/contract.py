@@ -44,6 +44,11 @@ class Outgoing:
     author: str = ""  # the address in From, by which rules of routing go; empty = the reverse path stands for it
     tags: tuple[tuple[str, str], ...] = ()  # name and value; for rules of routing
 
+    @property
+    def reverse_path(self) -> str:
+        """What MAIL FROM says, where the provider says it."""
+        return self.return_path or self.mail_from
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:

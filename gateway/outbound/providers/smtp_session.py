@@ -100,8 +100,7 @@ def wire_form(raw: bytes) -> bytes:
 
 def sayable(outgoing: Outgoing) -> Outgoing:
     """With paths as any relay understands them; DialogueError where one would say something else besides."""
-    reverse_path = outgoing.return_path or outgoing.mail_from
-    mail_from = reverse_path and _sayable_path(reverse_path)  # RFC 5321 section 4.5.5: <> for bounces
+    mail_from = outgoing.mail_from and _sayable_path(outgoing.mail_from)  # RFC 5321 section 4.5.5: <> for bounces
     rcpt_to = _sayable_path(outgoing.rcpt_to)
     if (mail_from, rcpt_to) == (outgoing.mail_from, outgoing.rcpt_to):
         return outgoing
@@ -190,13 +189,13 @@ class Session:
         self._line.abort()
 
     def _mail_line(self, outgoing: Outgoing) -> str:
-        words = [f"MAIL FROM:<{outgoing.mail_from}>"]
+        words = [f"MAIL FROM:<{outgoing.reverse_path}>"]
         extensions = self._extensions
         if "size" in extensions:
             words.append(f"SIZE={len(outgoing.raw)}")  # RFC 1870
         if "8bitmime" in extensions and not outgoing.raw.isascii():
             words.append("BODY=8BITMIME")  # RFC 6152
-        if outgoing.smtputf8 or not (outgoing.mail_from + outgoing.rcpt_to).isascii():
+        if outgoing.smtputf8 or not (outgoing.reverse_path + outgoing.rcpt_to).isascii():
             if "smtputf8" not in extensions:  # RFC 6531 section 3.2
                 raise DialogueError("mail", "the relay does not offer SMTPUTF8", outcome="failed")
             words.append("SMTPUTF8")
