@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.mail import address, extract, parse, sanitize
+from gateway.mail import address, extract, parse, plain, sanitize
 from gateway.mail.address import Mailbox
 from gateway.mail.header import NamedAddress
 
@@ -95,7 +95,7 @@ def forward(original: Original, words: Words) -> Answer:
     """A forward, in text, and in HTML where either side has it."""
     parsed = original.parsed
     block = _header_block(parsed)
-    above = words.text if words.text is not None else extract.html_to_text(words.html or "")
+    above = words.text if words.text is not None else plain.of_html(words.html or "") or ""
     html = None
     if words.html is not None or original.html is not None:
         said = words.html if words.html is not None else (sanitize.text_as_html(words.text) if words.text else "")

@@ -22,9 +22,9 @@ _BLOCK_NAMES = (
     "address article aside blockquote body br center dd div dl dt fieldset footer form h1 h2 h3 h4 h5 h6 header hr li "
     "main nav ol p pre section table tbody td tfoot th thead tr ul"
 )
-_BLOCKS: Final = frozenset(name for block in _BLOCK_NAMES.split() for name in (block, "/" + block))
+BLOCKS: Final = frozenset(name for block in _BLOCK_NAMES.split() for name in (block, "/" + block))
 _UNSEEN: Final = frozenset({"script", "style", "title", "template", "noscript", "svg", "object", "select", "textarea"})
-_PLAIN: Final = _BLOCKS | {"/a", "b", "/b", "i", "/i", "/span", "/strong", "strong", "/font"}  # as most are written
+_PLAIN: Final = BLOCKS | {"/a", "b", "/b", "i", "/i", "/span", "/strong", "strong", "/font"}  # as most are written
 _ANCHORS: Final = frozenset({"a", "/a", "area"})
 _TAG_NAME = re.compile(r"/?[a-zA-Z][a-zA-Z0-9]*")
 _HREF = re.compile(r"(?:^|\s)href\s{0,9}=\s{0,9}(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE)
@@ -70,14 +70,14 @@ class Page:
     def _read(self) -> None:
         out: list[str] = []
         href, start = "", 0
-        for tag, attributes, words in _pieces(self._html):
-            if tag in _BLOCKS:
+        for tag, attributes, words in pieces(self._html, MAX_TAGS):
+            if tag in BLOCKS:
                 out.append("\n")
             elif tag in _ANCHORS:
                 if href:
                     self._anchors.append(_anchor(href, out, start))
                 wanted = tag != "/a" and len(self._anchors) < MAX_ANCHORS
-                href, start = _href(attributes) if wanted else "", len(out)
+                href, start = target_of(attributes) if wanted else "", len(out)
             if words:
                 out.append(words.replace("\n", " ") if "\n" in words else words)
         if href:
@@ -96,12 +96,12 @@ def _anchor(href: str, out: list[str], start: int) -> Anchor:
     )
 
 
-def _pieces(html: str) -> Iterator[tuple[str, str, str]]:
+def pieces(html: str, most: int) -> Iterator[tuple[str, str, str]]:
     """(tag name, attributes, text behind it) for every tag whose text is seen; the first has no tag.
 
     A '>' within an attribute ends the tag too early, which shows as some stray characters.
     """
-    first, *rest = _without_comments(html).split("<")[:MAX_TAGS]
+    first, *rest = _without_comments(html).split("<")[:most]
     yield "", "", first
     unseen = ""
     for piece in rest:
@@ -130,7 +130,8 @@ def _without_comments(html: str) -> str:
     return first + "".join(piece.partition("-->")[2] for piece in rest)
 
 
-def _href(attributes: str) -> str:
+def target_of(attributes: str) -> str:
+    """Where a link leads; empty = nowhere."""
     match = _HREF.search(attributes)
     return entities.unescape(match[1] or match[2] or match[3] or "").strip() if match else ""
 

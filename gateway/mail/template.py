@@ -17,7 +17,7 @@ import jinja2
 import msgspec
 from jinja2 import meta, nodes, sandbox
 
-from gateway.mail import extract
+from gateway.mail import plain
 
 MAX_OUTPUT: Final = 1_048_576  # characters of a rendered body
 MAX_SUBJECT: Final = 20_000  # characters, rendered
@@ -129,7 +129,7 @@ def render(source: Source, values: Mapping[str, Any]) -> Rendered:
     html = _rendered("html", source.html, values, MAX_OUTPUT) if source.html is not None else None
     if source.text is not None:
         return Rendered(subject=subject, html=html, text=_rendered("text", source.text, values, MAX_OUTPUT))
-    return Rendered(subject=subject, html=html, text=extract.html_to_text(html) if html is not None else None)
+    return Rendered(subject=subject, html=html, text=plain.of_html(html) if html is not None else None)
 
 
 def _rendered(field: str, written: str, values: Mapping[str, Any], most: int) -> str:

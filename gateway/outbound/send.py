@@ -22,7 +22,7 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from gateway import errors
-from gateway.mail import address, compose
+from gateway.mail import address, compose, plain
 from gateway.outbound import signing, unsubscribe
 from gateway.settings import Settings
 from gateway.storage import db, emails, events, idempotency, messages, suppressions
@@ -37,6 +37,7 @@ MAX_RECIPIENTS: Final = 50
 MAX_TAGS: Final = 50
 MAX_METADATA_BYTES: Final = 16_384  # as JSON
 LARGE: Final = 262_144  # bytes of bodies and attachments; from here on composing leaves the event loop
+LONG: Final = 32_768  # characters of HTML; making text of so much leaves it, too
 COUNT_SECONDS: Final = 1.0  # how long a count of waiting recipients is believed
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -210,7 +211,8 @@ class Outbox:
 
     async def _prepare(self, request: Request) -> Prepared:
         self._check_link(request)
-        if request.size < LARGE:
+        makes_text = request.text is None and len(request.html or "") > LONG
+        if request.size < LARGE and not makes_text:
             return _prepared(request)
         return await asyncio.to_thread(_prepared, request)
 
@@ -353,6 +355,11 @@ def _first_status(request: Request) -> str:
     return "scheduled" if request.scheduled_at is not None else "queued"
 
 
+def _text(request: Request) -> str | None:
+    """Made of the HTML where none is given; an empty one says that there is to be none, as for Resend."""
+    return plain.of_html(request.html) if request.text is None and request.html else request.text
+
+
 def _prepared(request: Request) -> Prepared:
     email_id = uuid7()
     message_id = f"{email_id}@{request.from_.address.ascii_domain}"
@@ -362,7 +369,7 @@ def _prepared(request: Request) -> Prepared:
         cc=request.cc,
         reply_to=request.reply_to,
         subject=request.subject,
-        text=request.text,
+        text=_text(request),
         html=request.html,
         headers=request.headers,
         in_reply_to=request.in_reply_to,

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import dataclasses
+import mimetypes
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,16 @@ TURN: Final = 20  # e-mails of a batch that are composed before other callers ge
 MAX_BYTE_VALUES: Final = (
     10_485_760  # of one attachment given as a list, which costs seconds to read; base64 may be larger
 )
+FILE: Final = "application/octet-stream"
+_TYPES: Final = mimetypes.MimeTypes()  # Python's own table, the same on every host
+_OFFICE: Final = "application/vnd.openxmlformats-officedocument"
+_MORE_TYPES: Final = {
+    "docx": f"{_OFFICE}.wordprocessingml.document",
+    "xlsx": f"{_OFFICE}.spreadsheetml.sheet",
+    "pptx": f"{_OFFICE}.presentationml.presentation",
+    "ics": "text/calendar",
+    "webp": "image/webp",
+}
 _cursors: Final[models.Cursor[tuple[UUID]]] = models.Cursor(tuple[UUID])
 
 Recipients = str | Annotated[list[str], Field(max_length=sending.MAX_RECIPIENTS)]
@@ -68,7 +79,7 @@ class NewAttachment(Input):
 
     filename: str | None = Field(None, max_length=255)
     content: str | ByteValues | None = Field(None, description="Base64, or a list of byte values")
-    content_type: str | None = Field(None, max_length=255)
+    content_type: str | None = Field(None, max_length=255, description="Without it, by the ending of the file's name")
     content_id: str | None = Field(None, max_length=900)
     path: str | None = Field(None, description="Refused: nothing is fetched from URLs")
 
@@ -106,7 +117,7 @@ class NewEmail(Input):
     cc: Recipients | None = None
     bcc: Recipients | None = None
     reply_to: Recipients | None = None
-    text: str | None = None
+    text: str | None = Field(None, description="Without it one is made of the HTML; an empty one for none")
     html: str | None = None
     template: TemplateUse | None = Field(None, description="Instead of text and html")
     headers: dict[HeaderName, str] | None = Field(None, max_length=200)
@@ -491,7 +502,7 @@ async def _written(body: NewEmail, fillings: templates.Fillings) -> NewEmail:
             raise errors.invalid(name, "cannot be given together with a template")
     made = await fillings.rendered(body.template.id, body.template.variables)
     subject = made.subject if body.subject is None else body.subject
-    return body.model_copy(update={"subject": subject, "html": made.html or None, "text": made.text or None})
+    return body.model_copy(update={"subject": subject, "html": made.html or None, "text": made.text})
 
 
 def _request(caller: Caller, body: NewEmail) -> sending.Request:
@@ -573,9 +584,21 @@ def _attachment(field: str, given: NewAttachment) -> compose.Attachment:
     return compose.Attachment(
         filename=given.filename,
         content=content,
-        content_type=given.content_type or "application/octet-stream",
+        content_type=given.content_type or _type_of(given.filename or ""),
         content_id=given.content_id,
     )
+
+
+def _type_of(filename: str) -> str:
+    """By its ending, as for Resend; what is packed or may be mail is just a file."""
+    _, dot, ending = filename.lower().rpartition(".")
+    if not dot:
+        return FILE
+    found, packed = _TYPES.guess_type(f"a.{ending}")
+    if packed == "gzip":
+        return "application/gzip"
+    known = found if packed is None and found and not found.startswith(("message/", "multipart/")) else FILE
+    return _MORE_TYPES.get(ending, known)
 
 
 def _decoded(field: str, text: str) -> bytes:

@@ -254,6 +254,7 @@ def _anew(email: stored.Email, raw: bytes, body: Anew) -> sending.Prepared:
         expires_in=_expires_in(email),
         on_unknown=email.on_unknown,
         topic=email.topic,
+        source=email.source,  # who composed it: what is read in it depends on that
     )
     emails.check_recipients(request)
     message_id = f"{new_id}@{sender.address.ascii_domain}"

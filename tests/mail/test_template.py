@@ -34,7 +34,7 @@ def test_html_is_escaped_and_subject_and_text_are_not() -> None:
 
 
 def test_the_text_is_made_from_the_html_where_there_is_none() -> None:
-    assert rendered("<p>Hello&nbsp;{{ x }}</p><p>Bye</p>", {"x": "<Ann>"}).text == "Hello <Ann>\nBye"
+    assert rendered("<p>Hello&nbsp;{{ x }}</p><p>Bye</p>", {"x": "<Ann>"}).text == "Hello <Ann>\n\nBye"
     assert rendered(text="only").html is None
 
 
