@@ -199,7 +199,7 @@ async def test_a_forward_takes_everything_along(shared_house: house.House, clien
     found = {(a["content_type"], a["filename"]): a for a in came["attachments"]}
     assert set(found) == {
         ("image/png", found["image/png", came["attachments"][0]["filename"]]["filename"]),
-        ("application/octet-stream", "own.txt"),
+        ("text/plain", "own.txt"),
         ("application/pdf", "Résumé.pdf"),
         ("message/rfc822", "attachment-2.eml"),
     }
