@@ -51,9 +51,14 @@ class BounceRule:
         )
 
 
+async def lock(connection: db.Connection, account_id: UUID) -> None:
+    """Those who change one account's rules take turns, so that what is looked at together stays together."""
+    await sql.lock.fetch(connection, account_id=account_id)
+
+
 async def create(connection: db.Connection, account_id: UUID, id: UUID, fields: dict[str, Any]) -> bool:
     """`fields`: those of BounceRule that are neither id nor time. False = there are MOST of them already."""
-    await sql.lock.fetch(connection, account_id=account_id)
+    await lock(connection, account_id)
     return await sql.create.run(connection, account_id=account_id, id=id, most=MOST, **fields) > 0
 
 

@@ -176,7 +176,7 @@ class Bounces:
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
             if not await bounce_rules.create(connection, caller.account_id, rule_id, _stored(fields)):
-                raise errors.QuotaExceeded(f"An account has at most {bounce_rules.MOST} rules.")
+                raise errors.QuotaExceeded(f"An account has at most {bounce_rules.MOST} rules.", retry_after=3600)
             answer = (await self._read(connection, caller.account_id, rule_id)).model_dump(mode="json")
             await keep(answer)
             return answer
@@ -203,6 +203,7 @@ class Bounces:
             if name in given and given[name] is None:
                 raise errors.invalid(name, "must not be null")
         async with self._gateway.database.transaction() as connection:
+            await bounce_rules.lock(connection, caller.account_id)
             before = await self._read(connection, caller.account_id, id)
             fields = before.model_dump(include=set(RuleChanges.model_fields)) | given
             _check(fields)

@@ -126,10 +126,24 @@ async def test_a_change_is_looked_at_as_a_new_rule_is(client: httpx2.AsyncClient
     assert (await client.get(f"/bounces/rules/{rule['id']}")).json() == rule
 
 
+async def test_two_changes_at_once_are_looked_at_together(client: httpx2.AsyncClient) -> None:
+    """Each is good alone: one makes the rule soft, the other lets it suppress.
+
+    Negative control: with no lock in `change` both were taken, and a soft rule suppressed; it failed.
+    """
+    for _ in range(5):
+        rule = await made(client, words="is not here", kind="hard")
+        changes: list[dict[str, Any]] = [{"kind": "soft"}, {"suppresses": True}]
+        answers = await asyncio.gather(
+            *(client.patch(f"/bounces/rules/{rule['id']}", json=change) for change in changes)
+        )
+        assert sorted(answer.status_code for answer in answers) == [200, 422]
+
+
 async def test_an_account_has_so_many_rules_and_no_more_however_they_come(
     shared_house: house.House, tenant: house.Tenant, client: httpx2.AsyncClient
 ) -> None:
-    """Negative control: with no `sql.lock` in `bounce_rules.create` more than two of the ten were taken."""
+    """Negative control: with no lock in `bounce_rules.create` more than two of the ten were taken."""
     async with letters.sql(shared_house) as connection:
         await connection.execute(
             "insert into bounce_rules select $1, gen_random_uuid(), 1, '', '', '550', 'soft', false, null, '', now(), "
@@ -140,6 +154,7 @@ async def test_an_account_has_so_many_rules_and_no_more_however_they_come(
         *(client.post("/bounces/rules", json={"kind": "soft", "code": "450"}) for _ in range(10))
     )
     assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 8
+    assert {answer.headers.get("retry-after") for answer in answers} == {None, "3600"}
     assert len(await letters.listed(client, "/bounces/rules")) == bounce_rules.MOST
 
 

@@ -1,4 +1,4 @@
--- lock: those who add rules to one account take turns, so that their number is kept; mail goes on meanwhile
+-- lock: those who add to or change one account's rules take turns; mail goes on meanwhile
 select 1 from accounts a where a.id = :account_id for no key update
 
 -- create: a new rule, if there are not too many
