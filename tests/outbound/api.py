@@ -28,6 +28,7 @@ class Act:
     # cut: the request is read and the connection closed unanswered; half: closed within the answer's body;
     # silent: the request is read and never answered; endless: the body goes on until the client hangs up
     line: Literal["kept", "cut", "half", "silent", "endless"] = "kept"
+    until: asyncio.Event | None = None  # nothing is answered before it is set
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +60,7 @@ class Api:
         self.open = 0  # connections
         self.endless_octets = 0  # that went out of endless bodies
         self.hung_up = asyncio.Event()  # a client closed
+        self.asked = asyncio.Event()  # a request was read
         self._next: collections.deque[Act] = collections.deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -112,9 +114,12 @@ class Api:
         act = self._next.popleft() if self._next else usual
         taken = 200 <= act.status < 300 and act.line in {"kept", "half", "endless"}
         self.requests.append(replace(request, taken=taken))
+        self.asked.set()
         return await self._answer(act, reader, writer)
 
     async def _answer(self, act: Act, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        if act.until is not None:
+            await act.until.wait()
         if act.line == "cut":
             return False
         if act.line == "silent":
