@@ -6,8 +6,8 @@ No other verdict is a reason to try the next: a refusal is a refusal, and what m
 
 A provider that goes to each domain's own hosts never says that the trouble is its own: a domain that cannot be reached
 says nothing of the others. Three of them in a row, at three hosts, with nobody reached between, are taken as a sign
-that we reach nobody (port 25 closed, say). Then the next provider takes over; where there is none, or none that may be
-tried, the mail goes on as it did.
+that we reach nobody (port 25 closed, say). Then the next provider takes over, for the message that shows it, too: it
+was not mentioned to anybody yet. Where there is none, or none that may be tried, the mail goes on as it did.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Circuit:
         """Open or close it by what came of a message at its domain's own hosts, where those were asked at all."""
         if verdict.stage is None:
             return
-        if verdict.outcome != "deferred" or verdict.stage not in _BEFORE_MAIL:
+        if not _reached_nobody(verdict):
             self._unreached, self._open_until = {}, None
             return
         if not self.is_doubted:
@@ -123,10 +123,11 @@ class Router:
         return tuple(circuit.provider for circuit in await self._circuits_for(outgoing))
 
     async def first(self, outgoing: Outgoing) -> str | None:
-        """Name of the provider that would be tried first now; None = it stays here, or nobody may be tried."""
+        """Name of the provider it would go by now, if not a doubted one; None = it stays, or nobody may be tried."""
         circuits = await self._circuits_for(outgoing)
-        ready = [circuit for circuit in circuits if not circuit.opens_again_in()]
-        chosen = next(iter(ready or [circuit for circuit in circuits if circuit.is_doubted]), self._local)
+        doubted = [circuit for circuit in circuits if circuit.is_doubted]
+        ready = [circuit for circuit in circuits if not circuit.opens_again_in() and circuit not in doubted]
+        chosen = next(iter(ready or doubted), self._local)
         return None if chosen is self._local else chosen.provider.name
 
     async def send(self, outgoing: Outgoing, *, about_to_commit: AboutToCommit | None = None) -> tuple[Try, ...]:
@@ -141,7 +142,7 @@ class Router:
             verdict = await circuit.provider.send(outgoing, about_to_commit=about_to_commit)
             self._record(circuit, outgoing, verdict)
             tries.append(Try(provider=circuit.provider.name, verdict=verdict))
-            if verdict.outcome != "provider_fault":
+            if verdict.outcome != "provider_fault" and not (circuit.is_doubted and _reached_nobody(verdict)):
                 break
         return tuple(tries) or (Try(provider="", verdict=_nobody(circuits)),)
 
@@ -167,6 +168,11 @@ class Router:
         if domain in self._own_domains:
             return True
         return self._is_custom_domain is not None and await self._is_custom_domain(domain)
+
+
+def _reached_nobody(verdict: Verdict) -> bool:
+    """Whether a provider that goes to each domain's own hosts asked some, and none heard of the message."""
+    return verdict.of_one_domain and verdict.outcome == "deferred" and verdict.stage in _BEFORE_MAIL
 
 
 def _admitting(circuits: Sequence[Circuit]) -> Iterator[Circuit]:
