@@ -163,7 +163,7 @@ def create_key(
     """Make a key and print it: it is shown here and never again. An account that is not there is made."""
     from gateway import keys, settings, tokens  # noqa: PLC0415 - see the module's docstring
 
-    keyring = tokens.Keyring(settings.require_secret_key(settings.load()))
+    keyring = tokens.keyring(settings.load())
     scopes = scope or ["mailboxes", "send", "read"]
     typer.echo(asyncio.run(keys.issue(_database_url(), keyring, account=account, name=name, scopes=scopes)))
 
@@ -188,6 +188,18 @@ def revoke_key(
     if not asyncio.run(keys.revoke(_database_url(), key_id, account=account)):
         raise PostroomError(f"account {account!r} has no key {key_id} in use")
     typer.echo("revoked")
+
+
+@keys_app.command("reseal")
+def reseal_keys() -> None:
+    """Encrypt under SECRET_KEY what SECRET_KEY_PREVIOUS can still read. Exit code 1 where something cannot be read."""
+    from gateway import keys, settings, tokens  # noqa: PLC0415 - see the module's docstring
+
+    done = asyncio.run(keys.reseal(_database_url(), tokens.keyring(settings.load())))
+    for domain, selector in done.unreadable:
+        typer.echo(f"unreadable  {selector}._domainkey.{domain}")
+    typer.echo(f"{done.resealed} encrypted anew, {done.current} were already, {len(done.unreadable)} unreadable")
+    raise typer.Exit(1 if done.unreadable else 0)
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ async def _prepare(to_use: settings.Settings) -> str:
     from gateway.storage import migrate  # noqa: PLC0415 - likewise
 
     await migrate.run(to_use.database_url)
-    keyring = tokens.Keyring(settings.require_secret_key(to_use))
+    keyring = tokens.keyring(to_use)
     return await keys.ensure_admin(to_use.database_url, keyring, account="dev", name="dev")
 
 

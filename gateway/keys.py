@@ -1,9 +1,12 @@
-"""API keys from the operator's side: for `postroom dev` and `postroom keys`, which have the database and no key yet."""
+"""Keys from the operator's side, where there is the database and no API key yet: those of accounts, for `postroom dev`
+and `postroom keys`, and what is encrypted under SECRET_KEY.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
@@ -11,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from gateway import tokens
 from gateway.errors import ConfigurationError
-from gateway.storage import accounts, db
+from gateway.storage import accounts, db, dkim_keys
 
 
 async def issue(dsn: str, keyring: tokens.Keyring, *, account: str, name: str, scopes: Sequence[str]) -> str:
@@ -48,6 +51,33 @@ async def revoke(dsn: str, key_id: UUID, *, account: str) -> bool:
     async with _transaction(dsn) as connection:
         account_id = await accounts.by_name(connection, account)
         return account_id is not None and await accounts.revoke_key(connection, account_id, key_id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resealed:
+    """What became of DKIM keys."""
+
+    resealed: int  # were under a SECRET_KEY before this one
+    current: int
+    unreadable: tuple[tuple[str, str], ...]  # domain and selector of those that no key at hand can read
+
+
+async def reseal(dsn: str, keyring: tokens.Keyring) -> Resealed:
+    """Encrypt under the current SECRET_KEY whatever is under one before it. It may run while mail is sent, or twice."""
+    async with _transaction(dsn) as connection:
+        found = await dkim_keys.sealed(connection)
+    resealed, unreadable = 0, []
+    for key in found:
+        try:
+            anew = keyring.reseal(dkim_keys.PURPOSE, key.id.bytes, key.private_key)
+        except tokens.Unreadable:
+            unreadable.append((key.domain, key.selector))
+            continue
+        if anew is not None:
+            async with _transaction(dsn) as connection:
+                resealed += await dkim_keys.reseal(connection, key, anew)
+    current = len(found) - resealed - len(unreadable)
+    return Resealed(resealed=resealed, current=current, unreadable=tuple(unreadable))
 
 
 async def _account(connection: db.Connection, name: str) -> UUID:

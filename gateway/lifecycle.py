@@ -35,7 +35,7 @@ from gateway.outbound.route import Router
 from gateway.outbound.send import Outbox
 from gateway.outbound.signing import Signer
 from gateway.resolving import DnsResolver
-from gateway.settings import Settings, require_secret_key
+from gateway.settings import Settings
 from gateway.storage import db, migrate
 from gateway.storage.callers import Callers
 
@@ -52,7 +52,7 @@ class Gateway:
         self.settings = settings
         self.fetch = fetch or signatures.Fetcher()  # from the web: what providers' signatures are checked by
         self.in_flight = listener.budget(settings)  # bytes of mail being received, by whichever way it comes
-        self.keyring = tokens.Keyring(require_secret_key(settings))
+        self.keyring = tokens.keyring(settings)
         self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
         self.links = unsubscribe.Links(self.keyring, settings.public_url)
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)

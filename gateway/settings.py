@@ -206,6 +206,10 @@ class Settings(BaseSettings):
     secret_key: SecretStr = Field(
         SecretStr(""), description="Derives tokens, keys and webhook secrets; required outside dev"
     )
+    secret_key_previous: SecretStr = Field(
+        SecretStr(""),
+        description="SECRET_KEYs before, newest first: what was encrypted under them can be read; empty = none",
+    )
     metrics_token: SecretStr = Field(
         SecretStr(""), description="Bearer token for /metrics; empty = an admin key is needed"
     )

@@ -217,7 +217,8 @@ def redact(line: str) -> str:
 
 def _secrets(settings: Settings) -> list[str]:
     """Secrets known by value. Short ones are left out: a one-letter secret would mask every line."""
-    values = (settings.secret_key.get_secret_value(), settings.metrics_token.get_secret_value())
+    previous = settings.secret_key_previous.get_secret_value().replace(",", " ").split()
+    values = (settings.secret_key.get_secret_value(), settings.metrics_token.get_secret_value(), *previous)
     return [value for value in values if len(value) >= 8]
 
 

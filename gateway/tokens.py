@@ -21,6 +21,7 @@ import os
 import re
 import string
 import zlib
+from collections.abc import Sequence
 from typing import Final, Literal
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway import errors
+from gateway.settings import Settings, require_secret_key
 
 Kind = Literal["key", "mailbox"]
 
@@ -52,15 +54,17 @@ class Unreadable(Exception):
 
 
 class Keyring:
-    """Derives every secret of one SECRET_KEY."""
+    """Derives every secret of one SECRET_KEY, and reads what was made under those before it."""
 
-    __slots__ = ("_secret_key",)
+    __slots__ = ("_secret_key", "previous")
 
-    def __init__(self, secret_key: bytes) -> None:
-        """`secret_key`: at least 32 bytes, else ConfigurationError."""
+    def __init__(self, secret_key: bytes, previous: Sequence[bytes] = ()) -> None:
+        """`secret_key`: at least 32 bytes, else ConfigurationError. `previous`: likewise, the newest first; nothing new
+        is made with them."""
         if len(secret_key) < SECRET_KEY_MIN_BYTES:
             raise errors.ConfigurationError(f"SECRET_KEY must have at least {SECRET_KEY_MIN_BYTES} bytes")
         self._secret_key = secret_key
+        self.previous = tuple(Keyring(key) for key in previous)  # one for each, without any before it
 
     def api_key(self, key_id: UUID) -> str:
         """`pr_key_…`: an account key."""
@@ -86,7 +90,23 @@ class Keyring:
         return _SEALED + nonce + AESGCM(self.derive(purpose, object_id)).encrypt(nonce, secret, _SEALED)
 
     def unseal(self, purpose: str, object_id: bytes, sealed: bytes) -> bytes:
-        """What was sealed. Raises Unreadable."""
+        """What was sealed, under this SECRET_KEY or one before it. Raises Unreadable."""
+        for keyring in (self, *self.previous):
+            try:
+                return keyring._unseal(purpose, object_id, sealed)  # noqa: SLF001 - one of its own kind
+            except Unreadable:
+                continue
+        raise Unreadable
+
+    def reseal(self, purpose: str, object_id: bytes, sealed: bytes) -> bytes | None:
+        """The same under this SECRET_KEY; None where it is already. Raises Unreadable."""
+        try:
+            self._unseal(purpose, object_id, sealed)
+        except Unreadable:
+            return self.seal(purpose, object_id, self.unseal(purpose, object_id, sealed))
+        return None
+
+    def _unseal(self, purpose: str, object_id: bytes, sealed: bytes) -> bytes:
         version, nonce = sealed[:1], sealed[1 : 1 + _NONCE_BYTES]
         if version != _SEALED or len(nonce) < _NONCE_BYTES:
             raise Unreadable
@@ -94,6 +114,19 @@ class Keyring:
             return AESGCM(self.derive(purpose, object_id)).decrypt(nonce, sealed[1 + _NONCE_BYTES :], version)
         except InvalidTag:
             raise Unreadable from None
+
+
+def keyring(settings: Settings) -> Keyring:
+    """That of SECRET_KEY and SECRET_KEY_PREVIOUS. ConfigurationError where they are none, or too short."""
+    previous = [key.encode() for key in previous_keys(settings)]
+    if any(len(key) < SECRET_KEY_MIN_BYTES for key in previous):
+        raise errors.ConfigurationError(f"SECRET_KEY_PREVIOUS: keys have at least {SECRET_KEY_MIN_BYTES} characters")
+    return Keyring(require_secret_key(settings), previous)
+
+
+def previous_keys(settings: Settings) -> list[str]:
+    """Those of SECRET_KEY_PREVIOUS, the newest first."""
+    return settings.secret_key_previous.get_secret_value().replace(",", " ").split()
 
 
 def hash_token(token: str) -> bytes:

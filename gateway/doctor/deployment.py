@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from gateway import tokens
 from gateway.doctor.report import Finding, ok, problem, warning
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.notify import nudges
 from gateway.settings import Settings
-from gateway.storage import condition, db, migrate
+from gateway.storage import condition, db, dkim_keys, migrate
 
 LEAST_BITS: Final = 100.0  # of SECRET_KEY, by how its characters are spread; 32 random hex digits have some 115
 LEAST_CHARACTERS: Final = 8  # different ones in it
@@ -34,6 +35,30 @@ def secret_key(settings: Settings) -> Finding:
         todo = f"Every token is derived from it, so choose one at random before there is any. {MAKE_ONE}."
         return problem(name, "SECRET_KEY looks guessable: few different characters, or a pattern", todo)
     return ok(name, f"{len(secret)} characters, of which nothing is shown")
+
+
+async def previous(database: db.Database, keyring: tokens.Keyring) -> Sequence[Finding]:
+    """What is still encrypted under a SECRET_KEY before this one."""
+    try:
+        async with database.connection() as connection:
+            found = await dkim_keys.sealed(connection)
+    except Unavailable:
+        return []
+    name, old = "secret_key.previous", sum(_is_old(key, keyring) for key in found)
+    if old:
+        said = f"{old} DKIM keys are encrypted under a SECRET_KEY before this one"
+        return [warning(name, said, "Run: postroom keys reseal.")]
+    if keyring.previous:
+        return [ok(name, "no DKIM key needs SECRET_KEY_PREVIOUS any more; webhooks are signed for it, too")]
+    return []
+
+
+def _is_old(key: dkim_keys.Sealed, keyring: tokens.Keyring) -> bool:
+    """What cannot be read at all is told of its domain."""
+    try:
+        return keyring.reseal(dkim_keys.PURPOSE, key.id.bytes, key.private_key) is not None
+    except tokens.Unreadable:
+        return False
 
 
 def _bits(secret: str) -> float:

@@ -17,7 +17,7 @@ from gateway.inbound.domains import Domains
 from gateway.mail import address
 from gateway.outbound import signing
 from gateway.resolving import DnsResolver
-from gateway.settings import Settings, require_secret_key
+from gateway.settings import Settings
 from gateway.storage import db
 
 SECONDS: Final = 20.0  # for a check that has no time of its own
@@ -48,6 +48,7 @@ async def examine(settings: Settings, options: Options) -> Report:
     async with _House.of(settings) as house:
         checks = [
             report.bounded("settings", house.settings_found(), seconds=SECONDS),
+            report.bounded("secret_key.previous", house.previous_found(), seconds=SECONDS),
             report.bounded("database", house.database_found(), seconds=SECONDS),
             report.bounded("redis", deployment.redis(settings), seconds=SECONDS),
             report.bounded("listeners", listening.listeners(settings), seconds=SECONDS),
@@ -98,6 +99,11 @@ class _House:
     async def settings_found(self) -> Sequence[Finding]:
         given = len(self._settings.model_fields_set)
         return [ok("settings", f"valid; {given} are set"), deployment.secret_key(self._settings)]
+
+    async def previous_found(self) -> Sequence[Finding]:
+        if self._database is None or self._keyring is None:
+            return []
+        return await deployment.previous(self._database, self._keyring)
 
     async def database_found(self) -> Sequence[Finding]:
         if self._database is None:
@@ -178,7 +184,7 @@ class _House:
 
     def _test(self, to: address.Mailbox, from_: address.Mailbox) -> ways_out.Test:
         database = self._database or db.Database("")
-        keyring = self._keyring or tokens.Keyring(require_secret_key(self._settings))
+        keyring = self._keyring or tokens.keyring(self._settings)
         return ways_out.Test(to=to, from_=from_, signer=signing.Signer(database, keyring, self._settings))
 
 
@@ -190,6 +196,6 @@ def _strange(name: str) -> Finding:
 def _keyring(settings: Settings) -> tokens.Keyring | None:
     """None where SECRET_KEY is none, which is a finding of its own."""
     try:
-        return tokens.Keyring(require_secret_key(settings))
+        return tokens.keyring(settings)
     except ConfigurationError:
         return None

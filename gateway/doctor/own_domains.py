@@ -157,7 +157,9 @@ class Looking:
     def dkim(self, records: Sequence[Record], domain: Domain) -> list[Finding]:
         keys = [record for record in records if record.purpose == "dkim"]
         if domain.trouble:
-            todo = "Set SECRET_KEY to the one that they were encrypted with, or rotate the domain's DKIM keys."
+            todo = (
+                "Set SECRET_KEY_PREVIOUS to the key that they were encrypted under, or rotate the domain's DKIM keys."
+            )
             return [problem("dkim", domain.trouble, todo, subject=domain.name)]
         if not keys:
             todo = "Set DKIM_KEY_FILE and DKIM_SELECTOR, unless your relay or provider signs."

@@ -126,7 +126,7 @@ def made(findings: Iterable[Finding], settings: Settings | None) -> Report:
 def _secrets(settings: Settings) -> list[str]:
     """Secrets by value, as they are written in the settings and as they are meant; the longest first."""
     written = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
-    written += [half for value in written for half in value.split(":") if ":" in value]
+    written += [piece for value in written for piece in value.replace(",", " ").replace(":", " ").split()]
     for url in (settings.database_url, settings.redis_url):
         written.append(_parts(url)[1])
     for url in settings.outbound:

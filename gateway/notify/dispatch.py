@@ -105,12 +105,13 @@ class Dispatcher:
         return self._judge(claimed, attempt, started_at)
 
     def _secrets(self, webhook: webhooks.Webhook) -> list[str]:
-        """The current one, and while it is being rotated the one before."""
-        secrets = [self._keyring.webhook_secret(webhook.id, webhook.secret_generation)]
+        """The current one, and while it is being rotated the one before; those of SECRET_KEYs before this one, too."""
+        generations = [webhook.secret_generation]
         until = webhook.previous_secret_until
         if until is not None and until > datetime.now(UTC):
-            secrets.append(self._keyring.webhook_secret(webhook.id, webhook.secret_generation - 1))
-        return secrets
+            generations.append(webhook.secret_generation - 1)
+        keyrings = (self._keyring, *self._keyring.previous)
+        return [keyring.webhook_secret(webhook.id, number) for keyring in keyrings for number in generations]
 
     def _judge(self, claimed: webhooks.Claimed, attempt: posting.Attempt, started_at: datetime) -> webhooks.Settled:
         status, again_in = "dead", None

@@ -122,6 +122,29 @@ async def of_domains(connection: db.Connection, account_id: UUID, domains: Colle
     return found
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sealed:
+    """A private half, whose ever it is."""
+
+    account_id: UUID
+    id: UUID
+    domain: str
+    selector: str
+    private_key: bytes = field(repr=False)  # encrypted
+
+
+async def sealed(connection: db.Connection) -> list[Sealed]:
+    """All there are, over all accounts."""
+    return [Sealed(**dict(row)) for row in await sql.sealed.fetch(connection)]
+
+
+async def reseal(connection: db.Connection, key: Sealed, anew: bytes) -> int:
+    """Put another encryption in its place: 1; 0 where it has gone or was changed meanwhile."""
+    return await sql.reseal.run(
+        connection, account_id=key.account_id, id=key.id, private_key=key.private_key, anew=anew
+    )
+
+
 # In a transaction that has taken the domain's turn (gateway.storage.domains.take_turn)
 
 

@@ -27,3 +27,11 @@ where k.account_id = :account_id and k.domain = :domain and k.activated_at is nu
 -- forget: those retired so long ago that no mail signed with them is under way
 delete from dkim_keys k
 where k.account_id = :account_id and k.domain = :domain and k.retired_at < statement_timestamp() - make_interval(secs => :overlap)
+
+-- sealed: every private half, over all accounts; looks, locks nothing
+select k.account_id, k.id, k.domain, k.selector, k.private_key from dkim_keys k
+where k.private_key is not null order by k.domain, k.selector
+
+-- reseal: the same private half under another SECRET_KEY, unless it was destroyed or changed meanwhile
+update dkim_keys k set private_key = :anew
+where k.account_id = :account_id and k.id = :id and k.private_key = :private_key
