@@ -85,6 +85,11 @@ async def test_keys_are_made_listed_and_revoked(dsn: str) -> None:
     assert postroom("keys", "list", "--account", "a", DATABASE_URL=dsn).stdout == ""
 
 
+async def test_keys_reseal_tells_what_it_did(dsn: str) -> None:
+    said = postroom("keys", "reseal", DATABASE_URL=dsn, SECRET_KEY=SECRET_KEY, SECRET_KEY_PREVIOUS="o" * 40)
+    assert (said.returncode, said.stdout) == (0, "0 encrypted anew, 0 were already, 0 unreadable\n")
+
+
 async def test_a_scope_that_there_is_not_is_refused(dsn: str) -> None:
     said = postroom("keys", "create", "ci", "--scope", "root", DATABASE_URL=dsn, SECRET_KEY=SECRET_KEY)
     assert said.returncode == 2

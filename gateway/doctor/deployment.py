@@ -34,6 +34,9 @@ def secret_key(settings: Settings) -> Finding:
     if len(set(secret)) < LEAST_CHARACTERS or _bits(secret) < LEAST_BITS:
         todo = f"Every token is derived from it, so choose one at random before there is any. {MAKE_ONE}."
         return problem(name, "SECRET_KEY looks guessable: few different characters, or a pattern", todo)
+    if any(len(key) < tokens.SECRET_KEY_MIN_BYTES for key in tokens.previous_keys(settings)):
+        todo = "Write the former SECRET_KEYs into it whole, with spaces between; no process starts so."
+        return problem(name, "SECRET_KEY_PREVIOUS holds something too short to have been one", todo)
     return ok(name, f"{len(secret)} characters, of which nothing is shown")
 
 

@@ -146,15 +146,16 @@ class _House:
         answering = await looking.answers()
         if answering.state != "ok":
             return [answering, *more]
-        ours, theirs = await asyncio.gather(
+        ours, returning, theirs = await asyncio.gather(
             report.bounded(
                 "hostname",
                 ways_out.names(self._settings, self._resolver, options.addresses),
                 seconds=ways_out.NAMES_SECONDS,
             ),
+            report.bounded("return_path", looking.return_domain(), seconds=ways_out.NAMES_SECONDS),
             looking.look(listed),
         )
-        return [answering, *ours, *more, *theirs]
+        return [answering, *ours, *more, *returning, *theirs]
 
     async def _listed(self, options: Options) -> tuple[list[own_domains.Domain], list[Finding]]:
         """The domains to look at, and what is to be said of the others. Raises ConfigurationError."""
@@ -163,7 +164,7 @@ class _House:
         if self._database is None or self._keyring is None:
             return shared, []
         try:
-            theirs, count = await own_domains.of_accounts(self._database, self._keyring, wanted)
+            theirs, count = await own_domains.of_accounts(self._database, self._keyring, self._settings, wanted)
         except Unavailable:
             return shared, []
         known = {one.name for one in (*shared, *theirs)}

@@ -19,7 +19,7 @@ from gateway.doctor.report import Finding, ok, problem, warning
 from gateway.inbound import domains as judging
 from gateway.inbound import verdicts
 from gateway.inbound.domains import Record
-from gateway.mail import dkim
+from gateway.mail import dkim, verp
 from gateway.mail.auth import dmarc
 from gateway.outbound import signing
 from gateway.resolving import NamesAway, NoSuchName, Resolver
@@ -47,6 +47,8 @@ class Domain:
     signed: tuple[Record, ...]  # the records of the keys that sign its mail
     wildcard: bool = False
     trouble: str = ""  # why its mail cannot be signed; empty = it can, or is not to be
+    is_tenants: bool = False  # an account's, with a return domain of its own
+    returns: str = ""  # the domain of its mail's return paths; empty = From's own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,14 +112,39 @@ class Looking:
             said = "a name for tests, which is in no public DNS: nobody outside can write to it"
             return [ok("domain", said, subject=domain.name)]
         wanted = self._judge.mail_records(domain.name, domain.signed, wildcard=domain.wildcard)
+        wanted += self._judge.return_path(domain.name) if domain.is_tenants else []
         records, published = await asyncio.gather(self._judge.look(wanted), self._verdicts.published(domain.name))
         return [
             *(self.mx(record, domain) for record in records if record.purpose == "mx"),
             *(self.spf(record, domain) for record in records if record.purpose == "spf"),
             *self.dkim(records, domain),
             *(self.dmarc(record, published, domain) for record in records if record.purpose == "dmarc"),
+            *(self.return_path(record, domain) for record in records if record.purpose == "return_path"),
             self.alignment(records, published, domain),
         ]
+
+    async def return_domain(self) -> Sequence[Finding]:
+        """RETURN_PATH_DOMAIN, to which bounces come, and whose SPF record speaks for mail with return paths there."""
+        name = self._settings.return_path_domain
+        if not name or is_reserved(name):
+            return []
+        itself = Domain(name=name, signed=())
+        records = await self._judge.look([one for one in self._judge.mail_records(name, ()) if one.purpose != "dmarc"])
+        judged = {"mx": self.mx, "spf": self.spf}
+        return [judged[record.purpose](record, itself) for record in records]
+
+    def return_path(self, record: Record, domain: Domain) -> Finding:
+        """The alias by which bounces come here, and by which SPF is aligned with From."""
+        if record.state == "unknown":
+            return _unknown("return_path", record, domain)
+        if record.state != "ok":
+            said = f"{record.name} does not lead to {record.value}: SPF will not be aligned, and DKIM alone must do"
+            todo = f"Publish: {record.name}. CNAME {record.value}."
+            return warning("return_path", said, todo, subject=domain.name)
+        if domain.returns != record.name:
+            said = f"{record.name} leads to {record.value}, which was not seen yet by whom it matters to"
+            return warning("return_path", said, f"Call POST /v1/domains/{domain.name}/verify.", subject=domain.name)
+        return ok("return_path", f"bounces come to {record.name}", subject=domain.name)
 
     def mx(self, record: Record, domain: Domain) -> Finding:
         todo = f"Publish: {record.name}. MX {record.priority} {record.value}."
@@ -186,7 +213,7 @@ class Looking:
         """Whether a receiver can tell by the reverse path or by the signature that From is not forged."""
         policy = published.record if isinstance(published, verdicts.Published) else None
         signed = self._way.provider != "postmark" and any(record.purpose == "dkim" for record in records)
-        path = self._reverse_path(records, domain)
+        path = None if self._way.provider in _PROVIDERS_OWN else domain.returns or domain.name
         said = [f"From @{domain.name}"]
         by_path = by_key = False
         if path is None:
@@ -200,13 +227,6 @@ class Looking:
         else:
             said.append("signed by the provider" if self._way.provider in _PROVIDERS_OWN else "not signed")
         return _alignment("; ".join(said), domain, sure=by_path or by_key, proved=by_key or not signed)
-
-    def _reverse_path(self, records: Sequence[Record], domain: Domain) -> str | None:
-        """The domain of the reverse path; None where a provider writes its own."""
-        if self._way.provider in _PROVIDERS_OWN:
-            return None
-        own = [record.name for record in records if record.purpose == "return_path"]
-        return own[0] if own else domain.name
 
 
 def _alignment(said: str, domain: Domain, *, sure: bool, proved: bool) -> Finding:
@@ -249,7 +269,8 @@ def is_reserved(name: str) -> bool:
 def shared(settings: Settings) -> list[Domain]:
     """MAIL_DOMAINS that are names. Raises ConfigurationError where DKIM_KEY_FILE is no key."""
     house, names = signing.house_key(settings), sorted(signing.shared_domains(settings))
-    return [Domain(name=name, signed=_of_house(name, house)) for name in names]
+    returns = settings.return_path_domain
+    return [Domain(name=name, signed=_of_house(name, house), returns=returns) for name in names]
 
 
 def _of_house(name: str, house: tuple[str, dkim.Private] | None) -> tuple[Record, ...]:
@@ -260,27 +281,37 @@ def _of_house(name: str, house: tuple[str, dkim.Private] | None) -> tuple[Record
 
 
 async def of_accounts(
-    database: db.Database, keyring: tokens.Keyring, names: Sequence[str] | None
+    database: db.Database, keyring: tokens.Keyring, settings: Settings, names: Sequence[str] | None
 ) -> tuple[list[Domain], int]:
     """Verified domains, MOST of them at most, and how many there are. Raises Unavailable."""
     async with database.connection() as connection:
         held, count = await condition.held(connection, names, MOST)
-        found = [await _claimed(connection, keyring, account_id, name) for name, account_id in held]
+        found = [
+            await _claimed(connection, keyring, settings.return_path_domain, account_id, name)
+            for name, account_id in held
+        ]
     return [domain for domain in found if domain is not None], count
 
 
-async def _claimed(connection: db.Connection, keyring: tokens.Keyring, account_id: UUID, name: str) -> Domain | None:
+async def _claimed(
+    connection: db.Connection, keyring: tokens.Keyring, returns: str, account_id: UUID, name: str
+) -> Domain | None:
     claim = await domains.get(connection, account_id, name)
     if claim is None:
         return None
     keys = dkim_keys.signing(await dkim_keys.of_domain(connection, account_id, name))
     readable = [key for key in keys if _is_readable(key, keyring)]
+    is_own = bool(returns) and await domains.is_alias(
+        connection, account_id, name, purpose="return_path", value=returns
+    )
     trouble = "the keys that sign its mail cannot be read with this SECRET_KEY: its mail waits"
     return Domain(
         name=name,
         signed=tuple(judging.dkim_record(name, key.selector, key.record) for key in readable),
         wildcard=claim.wildcard,
         trouble=trouble if keys and not readable else "",
+        is_tenants=True,
+        returns=verp.own_domain(name) if is_own else returns,
     )
 
 

@@ -120,14 +120,14 @@ async def one_click(settings: Settings, trusted: ssl.SSLContext | None = None) -
     if not covers_unsubscribing():
         todo = "Please report this: signatures must cover List-Unsubscribe and List-Unsubscribe-Post."
         return [problem(name, "the signatures leave List-Unsubscribe out (RFC 8058 4)", todo)]
-    url = str(getattr(settings, "public_url", "") or "").rstrip("/")
+    url = settings.public_url
     if not url:
-        said = "signed where senders bring List-Unsubscribe and -Post of their own; none can be hosted here"
+        said = "PUBLIC_URL is not set: signed where senders bring List-Unsubscribe and -Post of their own, not hosted"
         todo = "Set PUBLIC_URL, or let every bulk mail bring both fields, with an https:// address."
         if settings.postroom_dev:
             return [ok(name, said)]
         return [warning(name, said, todo)]
-    if not url.startswith("https://"):
+    if not url.startswith("https://") and not settings.postroom_dev:
         said = f"{url} is not https://, which mail programs want (RFC 8058 3.1)"
         return [warning(name, said, "Set PUBLIC_URL to an https:// address.")]
     return [await _hosted(url, trusted)]

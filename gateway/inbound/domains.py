@@ -228,9 +228,9 @@ class Domains:
         )
         published = [dkim_record(name, key.selector, key.record) for key in keys]
         records = self.mail_records(name, published, wildcard=claim.wildcard)
-        return [proof, *records, *self._return_path(name)]
+        return [proof, *records, *self.return_path(name)]
 
-    def _return_path(self, name: str) -> Iterable[Record]:
+    def return_path(self, name: str) -> Iterable[Record]:
         """MX and SPF at once. Not asked for where there are no return paths, or an address there would be too long."""
         own = verp.own_domain(name)
         if self._return_domain and len(own) <= verp.MAX_DOMAIN:

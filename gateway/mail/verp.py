@@ -36,17 +36,17 @@ _TOKEN: Final = re.compile(r"[a-z2-7]{26}[a-z2-7]{16}")
 class ReturnPaths:
     """Makes and checks return paths."""
 
-    __slots__ = ("_key", "domain")
+    __slots__ = ("_keys", "domain")
 
     def __init__(self, keyring: tokens.Keyring, domain: str) -> None:
         """`domain`: of those that name no other; lower-case A-labels; mail for it comes here."""
-        self._key = keyring.derive("return-path")
+        self._keys = [one.derive("return-path") for one in (keyring, *keyring.previous)]  # made with the first
         self.domain = domain
 
     def address(self, delivery_id: UUID, domain: str = "") -> str:
         """Where bounces of this delivery go; `domain`: another than usual, lower-case A-labels."""
         domain = domain or self.domain
-        return f"{LOCAL}+{self._token(delivery_id, domain)}@{domain}"
+        return f"{LOCAL}+{_token(self._keys[0], delivery_id, domain)}@{domain}"
 
     def is_ours(self, address: str) -> bool:
         """Whether it looks like one of the usual domain; says nothing of whether it is."""
@@ -60,16 +60,18 @@ class ReturnPaths:
         if prefix != LOCAL or not _TOKEN.fullmatch(token):
             return None
         delivery_id = UUID(bytes=base64.b32decode(token[:26].upper() + "=" * 6))
-        return delivery_id if hmac.compare_digest(token, self._token(delivery_id, domain)) else None
+        made = (_token(key, delivery_id, domain) for key in self._keys)
+        return delivery_id if any(hmac.compare_digest(token, one) for one in made) else None
 
     def named(self, raw: bytes) -> UUID | None:
         """The delivery of the first path in a mail that is genuine: complaints name it, or return its mail's header."""
         found = dict.fromkeys(one[0].lower() for one in itertools.islice(_ANYWHERE.finditer(raw), MAX_LOOKED_AT))
         return next(filter(None, (self.delivery(path.decode().rstrip(".-")) for path in found)), None)
 
-    def _token(self, delivery_id: UUID, domain: str) -> str:
-        mac = hmac.digest(self._key, delivery_id.bytes + domain.encode(), hashlib.sha256)
-        return _base32(delivery_id.bytes) + _base32(mac[:MAC_BYTES])
+
+def _token(key: bytes, delivery_id: UUID, domain: str) -> str:
+    mac = hmac.digest(key, delivery_id.bytes + domain.encode(), hashlib.sha256)
+    return _base32(delivery_id.bytes) + _base32(mac[:MAC_BYTES])
 
 
 _ANYWHERE: Final = re.compile(rb"bounces\+[a-z2-7]{42}@[a-z0-9.-]{1,203}", re.IGNORECASE)

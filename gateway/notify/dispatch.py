@@ -100,18 +100,9 @@ class Dispatcher:
         if claimed.event is None or claimed.webhook.status != "active" or claimed.webhook.deleted_at is not None:
             return _given_up(claimed, started_at, "the event or the webhook is gone")
         body = claimed.event.json()
-        headers = posting.sign(self._secrets(claimed.webhook), str(claimed.event_id), started_at, body)
+        headers = posting.sign(secrets_of(self._keyring, claimed.webhook), str(claimed.event_id), started_at, body)
         attempt = await self._poster.post(claimed.webhook.url, headers, body)
         return self._judge(claimed, attempt, started_at)
-
-    def _secrets(self, webhook: webhooks.Webhook) -> list[str]:
-        """The current one, and while it is being rotated the one before; those of SECRET_KEYs before this one, too."""
-        generations = [webhook.secret_generation]
-        until = webhook.previous_secret_until
-        if until is not None and until > datetime.now(UTC):
-            generations.append(webhook.secret_generation - 1)
-        keyrings = (self._keyring, *self._keyring.previous)
-        return [keyring.webhook_secret(webhook.id, number) for keyring in keyrings for number in generations]
 
     def _judge(self, claimed: webhooks.Claimed, attempt: posting.Attempt, started_at: datetime) -> webhooks.Settled:
         status, again_in = "dead", None
@@ -164,3 +155,14 @@ def _given_up(claimed: webhooks.Claimed, started_at: datetime, reason: str) -> w
         tried=False,
         disable=None,
     )
+
+
+def secrets_of(keyring: Keyring, webhook: webhooks.Webhook) -> list[str]:
+    """What a post to it is signed with: the current secret, while it is being rotated the one before, and the same of
+    SECRET_KEYs before this one, for its receiver knows only what it was told once."""
+    generations = [webhook.secret_generation]
+    until = webhook.previous_secret_until
+    if until is not None and until > datetime.now(UTC):
+        generations.append(webhook.secret_generation - 1)
+    keyrings = (keyring, *keyring.previous)
+    return [one.webhook_secret(webhook.id, number) for one in keyrings for number in generations]

@@ -54,17 +54,16 @@ class Offer:
 
 
 class Links:
-    """Writes and reads the links of one SECRET_KEY."""
+    """Writes the links of one SECRET_KEY; reads those of the ones before it, too."""
 
     def __init__(self, keyring: tokens.Keyring, public_url: str) -> None:
         self._public_url = public_url  # without a slash at its end; empty = there is none
-        key = b"".join(keyring.derive("unsubscribe", generation=half) for half in range(2))
-        self._cipher = AESSIV(key)
+        self._ciphers = [_cipher(one) for one in (keyring, *keyring.previous)]  # written with the first
 
     def token(self, offer: Offer) -> str:
         """Some 150 characters of base64url."""
         words = "\0".join((offer.sender, offer.topic, offer.address)).encode()
-        sealed = self._cipher.encrypt(offer.account_id.bytes + offer.email_id.bytes + words, [_VERSION])
+        sealed = self._ciphers[0].encrypt(offer.account_id.bytes + offer.email_id.bytes + words, [_VERSION])
         return base64.urlsafe_b64encode(_VERSION + sealed).rstrip(b"=").decode()
 
     def read(self, token: str) -> Offer:
@@ -72,13 +71,18 @@ class Links:
         sealed = _octets(token)
         if sealed[:1] != _VERSION:
             raise tokens.Unreadable
-        try:
-            plain = self._cipher.decrypt(sealed[1:], [_VERSION])
-        except (InvalidTag, ValueError):  # the latter where it is too short to have a tag
-            raise tokens.Unreadable from None
+        plain = self._opened(sealed[1:])
         sender, topic, address = plain[32:].decode().split("\0")
         ids = {"account_id": UUID(bytes=plain[:16]), "email_id": UUID(bytes=plain[16:32])}
         return Offer(**ids, sender=sender, topic=topic, address=address)
+
+    def _opened(self, sealed: bytes) -> bytes:
+        for cipher in self._ciphers:
+            try:
+                return cipher.decrypt(sealed, [_VERSION])
+            except (InvalidTag, ValueError):  # the latter where it is too short to have a tag
+                continue
+        raise tokens.Unreadable
 
     def fields(self, offer: Offer) -> bytes:
         """Both header fields, to stand in front of the message before it is signed. Raises NoLink."""
@@ -87,6 +91,10 @@ class Links:
         link = f"{self._public_url}{PATH}{self.token(offer)}"
         name, value = ONE_CLICK
         return f"{name}: <{link}>\r\n{name}-Post: {name}={value}\r\n".encode("ascii")
+
+
+def _cipher(keyring: tokens.Keyring) -> AESSIV:
+    return AESSIV(b"".join(keyring.derive("unsubscribe", generation=half) for half in range(2)))
 
 
 def _octets(token: str) -> bytes:

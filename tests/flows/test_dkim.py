@@ -160,14 +160,16 @@ def _text(zone: nameserver.Zone, name: bytes) -> bytes | None:
 
 
 async def test_mail_whose_key_cannot_be_read_waits_and_never_leaves_unsigned(dsn: str, redis_url: str) -> None:
+    """With a signer that falls back on the message as it is where no key is usable, it was `sent` and this failed."""
     async with placed(dsn, redis_url, RETRY_SCHEDULE="0.05 0.05 3600") as place:
         tenant = await place.home.tenant()
         async with place.home.client(tenant.key) as client:
             await owned(place, client)
             await spoiled(dsn)
             email_id = await sending.send(client, from_=f"app@{NAME}")
-            shown = await sending.resting(client, email_id, at={"deferred"})
+            shown = await sending.resting(client, email_id, at={"deferred", "sent"})
             [recipient] = shown["recipients"]
+            assert recipient["status"] == "deferred"
             assert "DKIM key of shop.example cannot be read: SECRET_KEY" in recipient["reply"]
             assert place.relay.messages == []
             refused_once = await other_rotation(client, twice=False)

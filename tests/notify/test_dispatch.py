@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import asyncpg
 import httpx2
 import pytest
 import standardwebhooks
+from uuid_utils.compat import uuid7
 
+from gateway import tokens
+from gateway.notify import dispatch
+from gateway.notify import webhooks as posting
+from gateway.storage import webhooks
 from tests import house
 from tests.flows import receiver
 
@@ -257,3 +262,31 @@ async def test_a_target_that_became_private_is_refused_at_the_connection(dsn: st
             assert [one["status"] for one in delivery["attempts"]] == [None, None]
             assert all("public" in one["error"] for one in delivery["attempts"])
         assert listener.told == []
+
+
+@pytest.mark.parametrize("rotating", [False, True])
+def test_after_secret_key_was_changed_posts_are_signed_for_receivers_that_know_the_secret_before(
+    rotating: bool,
+) -> None:
+    """With the newest key alone the receiver's own library refused the post."""
+    now = datetime.now(UTC)
+    webhook = webhooks.Webhook(
+        id=uuid7(),
+        url="https://receiver.example",
+        types=("*",),
+        mailbox_id=None,
+        status="active",
+        disabled_reason=None,
+        secret_generation=2,
+        previous_secret_until=now + timedelta(hours=1) if rotating else None,
+        failing_since=None,
+        created_at=now,
+        deleted_at=None,
+    )
+    before, after = tokens.Keyring(b"b" * 32), tokens.Keyring(b"a" * 32, [b"b" * 32])
+    headers = posting.sign(dispatch.secrets_of(after, webhook), "id", now, b"{}")
+    for keyring in (before, after):
+        for generation in (2, 1) if rotating else (2,):
+            receiver_ = standardwebhooks.Webhook(keyring.webhook_secret(webhook.id, generation))
+            assert receiver_.verify(b"{}", headers) == {}
+    assert len(dispatch.secrets_of(before, webhook)) == 1 + rotating

@@ -12,6 +12,7 @@ import asyncio
 import collections
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -51,9 +52,11 @@ class Api:
         usual: Act | Callable[[Request], Act] | None = None,  # what is answered, or what makes it of the request
         *,
         listener: socket.socket | None = None,  # one that others go on listening with
+        tls: ssl.SSLContext | None = None,  # with it: https://localhost
     ) -> None:
         self.usual = usual or Act()
         self._listener = listener
+        self._tls = tls
         self.requests: list[Request] = []
         self.url = ""
         self.connections = 0
@@ -72,8 +75,10 @@ class Api:
         where: dict[str, Any] = {"host": "127.0.0.1", "port": 0}
         if self._listener is not None:
             where = {"sock": self._listener.dup()}
-        self._server = await asyncio.start_server(self._serve, **where)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, ssl=self._tls, **where)
+        self.url = (
+            f"{'https://localhost' if self._tls else 'http://127.0.0.1'}:{self._server.sockets[0].getsockname()[1]}"
+        )
         return self
 
     async def __aexit__(

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from gateway import settings, tokens
+from gateway import keys, settings, tokens
 from gateway.mail import dkim
 from gateway.mail.auth import dkim as checking
 from gateway.outbound import signing
@@ -70,6 +70,8 @@ async def test_mail_is_signed_with_the_keys_of_its_domain(database: db.Database,
     large = letter() + b"x\r\n" * 100_000
     assert signers(await signer.signed(owner, large)) == [(NAME, key.selector) for key in pair()]
     assert signers(await signer.signed(owner, letter(f"a@{SHARED}"))) == [(SHARED, "house")]
+    known = await signer.signed(owner, letter(), author=f"app@{NAME.upper()}")
+    assert signers(known) == [(NAME, key.selector) for key in pair()]
     foreign = letter("a@relayed.example")
     assert await signer.signed(owner, foreign) is foreign
 
@@ -132,3 +134,39 @@ async def test_mail_waits_while_the_database_is_away() -> None:
         await signing.Signer(away, KEYRING, SETTINGS).signed(UUID(int=1), letter())
     assert refused.value.outcome == "deferred"
     await away.close()
+
+
+AFTER = tokens.Keyring(b"the secret key after that one was changed", [b"the secret key of this deployment"])
+
+
+async def test_after_secret_key_was_changed_mail_is_signed_with_the_same_keys(
+    database: db.Database, owner: UUID
+) -> None:
+    """With `unseal` asking the newest key alone the mail waited, and this failed."""
+    raw = await signing.Signer(database, AFTER, SETTINGS).signed(owner, letter())
+    assert signers(raw) == [(NAME, key.selector) for key in pair()]
+
+
+async def test_keys_sealed_anew_need_the_secret_key_before_no_more(
+    dsn: str, database: db.Database, owner: UUID
+) -> None:
+    newest = tokens.Keyring(b"the secret key after that one was changed")
+    assert await keys.reseal(dsn, newest) == keys.Resealed(
+        resealed=0, current=0, unreadable=tuple(sorted((NAME, key.selector) for key in pair()))
+    )
+    assert await keys.reseal(dsn, AFTER) == keys.Resealed(resealed=2, current=0, unreadable=())
+    assert await keys.reseal(dsn, AFTER) == keys.Resealed(resealed=0, current=2, unreadable=())
+    raw = await signing.Signer(database, newest, SETTINGS).signed(owner, letter())
+    assert signers(raw) == [(NAME, key.selector) for key in pair()]
+
+
+async def test_a_key_that_was_destroyed_while_it_was_sealed_anew_stays_destroyed(
+    database: db.Database, owner: UUID
+) -> None:
+    """With the comparison taken out of the statement both rows were written, and this failed."""
+    async with database.transaction() as connection:
+        found = await dkim_keys.sealed(connection)
+        await connection.execute("update dkim_keys set private_key = null")
+        assert [await dkim_keys.reseal(connection, key, b"anew") for key in found] == [0, 0]
+    async with database.connection() as connection:
+        assert await dkim_keys.sealed(connection) == []
