@@ -396,7 +396,7 @@ create table delivery_statistics (                    -- what became of mail, ad
   account_id uuid not null,
   hour timestamptz not null,                          -- in which the log holds what is counted: its beginning, or its day's; UTC
   tag text not null,                                  -- name:value; '' = the total, in which each event counts once, whatever its
-                                                      -- tags; '*' = tags beyond those that an hour has room for
+                                                      -- tags; '~' = the total by provider alone; '*' = tags that found no place
   sender_domain text not null,                        -- lower-case A-labels; '' = beyond those
   recipient_domain text not null,                     -- the same; '' with every tag but the total
   provider text not null,                             -- '' = none was asked; '*' = beyond those

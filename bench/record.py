@@ -67,6 +67,8 @@ cross join (
     case d when 0 then '' else 'd' || d || '.example' end as recipient, p as provider
   from generate_series(1, 2) s, generate_series(0, 50) d, unnest('{"",mx,smtp:relay}'::text[]) p
   union all
+  select '~', '', '', p from unnest('{"",mx,smtp:relay}'::text[]) p
+  union all
   select 'kind:k' || t, 's' || s || '.example', '', p
   from generate_series(1, 5) t, generate_series(1, 2) s, unnest('{"",mx,smtp:relay}'::text[]) p) k
 cross join lateral (select case k.provider when '' then 0 else 20 end as n) c"""

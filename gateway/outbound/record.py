@@ -35,7 +35,7 @@ import structlog
 from gateway.mail import address
 from gateway.outbound import latency
 from gateway.storage import callbacks, db, events, statistics
-from gateway.storage.statistics import OTHERS, TOTAL, Key, Mail, News, Recipient, Standing, Tally
+from gateway.storage.statistics import OTHERS, SUMMARY, TOTAL, Key, Mail, News, Recipient, Standing, Tally
 
 log = structlog.get_logger(__name__)
 
@@ -95,8 +95,9 @@ class Record:
     async def drain(self, account_id: UUID) -> None:
         """Everything of one account that is not counted, slice by slice, with rests."""
         async with self._database.connection() as connection:
-            await statistics.begin(connection, account_id)
-        more = True
+            more = await statistics.has_news(connection, account_id)
+            if more:
+                await statistics.begin(connection, account_id)
         while more and not self._ending:
             began = time.monotonic()
             more = await self._slice(account_id)
@@ -259,7 +260,7 @@ class _Places:
             for name in ("sender_domain", "recipient_domain", "provider"):
                 wanted[name][getattr(entry, name)] += 1
             wanted["tag"].update(entry.tags)
-        self._told["tag"].discard(TOTAL)
+        self._told["tag"] -= {TOTAL, SUMMARY}
         for name, counts in wanted.items():
             self._admit(name, counts)
 
@@ -269,9 +270,10 @@ class _Places:
         told.update(fresh[: max(0, PLACES[name] - len(told))])
 
     def keys(self, entry: Entry) -> Iterator[Key]:
-        """The rows that the entry counts in, each once: the total's, and one for each tag."""
+        """The rows that the entry counts in, each once: two of the total, and one for each tag."""
         sender, provider = self._place("sender_domain", entry.sender_domain), self._place("provider", entry.provider)
         recipient = self._place("recipient_domain", entry.recipient_domain)
+        yield Key(*self._unit, SUMMARY, "", "", provider)
         yield self._row(Key(*self._unit, TOTAL, sender, recipient, provider))
         given: set[Key] = set()
         for tag in {self._place("tag", tag) for tag in entry.tags}:

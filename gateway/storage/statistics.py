@@ -5,7 +5,8 @@ written in one transaction under the lock of the account's row there, so that ev
 Rows are read, added to and written back whole; nobody else writes them meanwhile.
 
 Each hour, and each day once more, has rows for the total, split by sender domain, recipient domain and provider, and
-rows for each tag, split by sender domain and provider. Whole days are summed from the days' rows.
+rows for each tag, split by sender domain and provider. Whole days are summed from the days' rows, and what asks for
+no domain from rows of the total that know of none.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 Recipient = tuple[UUID, str]  # an e-mail's id and one of its addresses
 
 TOTAL: Final = ""  # the tag of rows in which each event counts once
+SUMMARY: Final = "~"  # the tag of rows of the total by provider alone: few to add up where nothing else is asked for
 OTHERS: Final = "*"  # the tag, and the provider, of what an hour has no room for
 
 
@@ -42,7 +44,7 @@ class Key(NamedTuple):
 
     is_day: bool  # else of an hour
     hour: datetime  # the beginning of either, UTC
-    tag: str  # name:value, TOTAL or OTHERS
+    tag: str  # name:value, TOTAL, SUMMARY or OTHERS
     sender_domain: str  # empty = others
     recipient_domain: str  # empty = others, or not told apart
     provider: str  # empty = none was asked; OTHERS
@@ -125,6 +127,12 @@ async def behind(connection: db.Connection, *, after_id: UUID, limit: int) -> tu
     rows = await sql.behind.fetch(connection, after=after_id, limit=limit, span=SPAN, types=TYPES)
     found = [row["account_id"] for row in rows if row["has_work"]]
     return found, rows[-1]["account_id"] if len(rows) == limit else None
+
+
+async def has_news(connection: db.Connection, account_id: UUID) -> bool:
+    """Whether there are events of the account to count; a look that locks and writes nothing."""
+    found: bool | None = await sql.has_news.value(connection, account_id=account_id, span=SPAN, types=TYPES)
+    return bool(found)
 
 
 async def begin(connection: db.Connection, account_id: UUID) -> None:
@@ -229,8 +237,8 @@ async def coverage(connection: db.Connection, account_id: UUID) -> Coverage:
 
 async def sums(connection: db.Connection, account_id: UUID, wanted: Wanted, *, limit: int) -> list[Sum]:
     """What happened, by interval and then by group; of the groups the `limit` with the most mail."""
-    names = ("since", "interval", "group_by", "tag", "provider", "sender_domain", "recipient_domain")
-    values = {name: getattr(wanted, name) for name in names} | _pieces(wanted)
+    names = ("since", "interval", "group_by", "provider", "sender_domain", "recipient_domain")
+    values = {name: getattr(wanted, name) for name in names} | {"tag": _tag(wanted)} | _pieces(wanted)
     rows = await sql.totals.fetch(connection, account_id=account_id, limit=limit, **values)
     groups = list({row["name"] for row in rows})
     latencies: dict[tuple[datetime, str], dict[int, int]] = {(row["start"], row["name"]): {} for row in rows}
@@ -246,6 +254,13 @@ async def sums(connection: db.Connection, account_id: UUID, wanted: Wanted, *, l
         )
         for row in rows
     ]
+
+
+def _tag(wanted: Wanted) -> str | None:
+    """The tag of the rows that answer."""
+    no_domain = wanted.sender_domain is None and wanted.recipient_domain is None
+    summary = wanted.tag == TOTAL and no_domain and wanted.group_by in ("none", "provider")
+    return SUMMARY if summary else wanted.tag
 
 
 def _pieces(wanted: Wanted) -> dict[str, list[Any]]:

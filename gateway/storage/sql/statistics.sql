@@ -6,6 +6,13 @@ from event_heads h join accounts a on a.id = h.account_id left join counting c o
 where h.account_id > :after and not a.is_void
 order by h.account_id limit :limit
 
+-- has_news: the same of one account
+select case when h.last_seq >= coalesce(c.counted_seq, 0) + :span then true else exists (
+    select 1 from events e
+    where e.account_id = :account_id and e.seq > coalesce(c.counted_seq, 0) and e.type = any(cast(:types as text[]))) end
+from event_heads h left join counting c on c.account_id = :account_id
+where h.account_id = :account_id
+
 -- begin: an account of which nothing is counted yet
 insert into counting (account_id, counted_seq) values (:account_id, 0) on conflict (account_id) do nothing
 
@@ -76,8 +83,8 @@ select coalesce(c.counted_seq, 0) as counted_seq, h.last_seq, statement_timestam
 from event_heads h left join counting c on c.account_id = :account_id
 where h.account_id = :account_id
 
--- totals: sums by interval and group; of the groups those with the most mail alone. A null tag means every tag, '' the total.
--- The time is given in pieces, of hours or of whole days; each is one range of the primary key, which `offset 0` keeps it
+-- totals: sums by interval and group; of the groups those with the most mail alone. A null tag means every tag. The time
+-- is given in pieces, of hours or of whole days; each is one range of the primary key, which `offset 0` keeps it
 with counted as materialized (
   select case cast(:interval as text) when 'hour' then s.hour when 'day' then date_trunc('day', s.hour, 'UTC')
       else cast(:since as timestamptz) end as start,
@@ -89,9 +96,9 @@ with counted as materialized (
   from unnest(cast(:is_days as boolean[]), cast(:sinces as timestamptz[]), cast(:untils as timestamptz[])) as p (is_day, since, until)
   cross join lateral (
     select t.* from delivery_statistics t
-    where t.account_id = :account_id and t.is_day = p.is_day and t.hour >= p.since and t.hour < p.until offset 0) s
-  where (s.tag = :tag or cast(:tag as text) is null and s.tag <> '')
-    and (cast(:provider as text) is null or s.provider = :provider)
+    where t.account_id = :account_id and t.is_day = p.is_day and t.hour >= p.since and t.hour < p.until
+      and (t.tag = :tag or cast(:tag as text) is null and t.tag not in ('', '~')) offset 0) s
+  where (cast(:provider as text) is null or s.provider = :provider)
     and (cast(:sender_domain as text) is null or s.sender_domain = :sender_domain)
     and (cast(:recipient_domain as text) is null or s.recipient_domain = :recipient_domain)
   group by 1, 2
@@ -112,8 +119,9 @@ from (
   from unnest(cast(:is_days as boolean[]), cast(:sinces as timestamptz[]), cast(:untils as timestamptz[])) as p (is_day, since, until)
   cross join lateral (
     select t.* from delivery_statistics t
-    where t.account_id = :account_id and t.is_day = p.is_day and t.hour >= p.since and t.hour < p.until offset 0) s
-  where s.taken > 0 and (s.tag = :tag or cast(:tag as text) is null and s.tag <> '')
+    where t.account_id = :account_id and t.is_day = p.is_day and t.hour >= p.since and t.hour < p.until
+      and (t.tag = :tag or cast(:tag as text) is null and t.tag not in ('', '~')) offset 0) s
+  where s.taken > 0
     and (cast(:provider as text) is null or s.provider = :provider)
     and (cast(:sender_domain as text) is null or s.sender_domain = :sender_domain)
     and (cast(:recipient_domain as text) is null or s.recipient_domain = :recipient_domain)
