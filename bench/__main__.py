@@ -21,6 +21,7 @@ ORDER = (
     "sends",
     "delivered",
     "destinations",
+    "queue",
     "hot",
     "sockets",
     "sweep",

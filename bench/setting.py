@@ -45,7 +45,7 @@ class Setting:
         """The real processes over that database, ready; killed afterwards: tests.house."""
         roomy = {"LOG_LEVEL": "warning", "SMTP_MAX_MESSAGES_PER_SESSION": "1000000"}
         return house.standing(
-            dsn, self.redis_url, programs=programs, folder=folder, settings=roomy | dict(settings or {})
+            dsn, self.redis_url, programs=programs, folder=folder, settings=roomy | dict(settings or {}), forked=False
         )
 
 

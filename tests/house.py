@@ -15,7 +15,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from uuid_utils.compat import uuid7
 
 from gateway import sockets, tokens
 from gateway.storage import accounts
+from tests import nursery
 
 SECRET_KEY = "a secret for tests, long enough to be one"
 KEYRING = tokens.Keyring(SECRET_KEY.encode())
@@ -55,7 +55,8 @@ class House:
     environment: dict[str, str]
     listeners: dict[str, socket.socket]
     folder: Path | None = None  # where logs go; None = nowhere
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    forked: bool = True  # from tests.nursery, which has everything imported
+    processes: dict[str, nursery.Process] = field(default_factory=dict)
 
     @property
     def http_port(self) -> int:
@@ -73,18 +74,17 @@ class House:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
-    def start(self, name: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str) -> nursery.Process:
         """`serve` or `worker`; more of the same under names such as "worker-2"."""
         program = name.partition("-")[0]
-        environment = dict(self.environment) | {"POSTROOM_PARENT": str(os.getpid())}
+        environment = dict(self.environment)
         passed: list[int] = []
         if program == "serve":
             environment["POSTROOM_SOCKETS"] = sockets.describe(self.listeners)
             passed = [listener.fileno() for listener in self.listeners.values()]
         output: Any = (self.folder / f"{name}.log").open("ab") if self.folder else subprocess.DEVNULL
-        command = [sys.executable, "-m", "gateway.cli", program]
         with output if self.folder else contextlib.nullcontext():
-            started = subprocess.Popen(command, env=environment, pass_fds=passed, stdout=output, stderr=output)
+            started = nursery.start(program, environment, passed=passed, output=output, forked=self.forked)
         self.processes[name] = started
         return started
 
@@ -157,6 +157,7 @@ async def standing(
     programs: tuple[str, ...] = ("serve", "worker"),
     folder: Path | None = None,
     settings: Mapping[str, str] | None = None,
+    forked: bool = True,
 ) -> AsyncIterator[House]:
     """A house with these programs running, ready; all of them gone afterwards."""
     listeners = {name: sockets.bind("127.0.0.1", 0, name) for name in ("http", "smtp", "submission")}
@@ -166,6 +167,7 @@ async def standing(
         environment=environment(dsn, redis_url, **reachable | dict(settings or {})),
         listeners=listeners,
         folder=folder,
+        forked=forked,
     )
     try:
         for name in programs:

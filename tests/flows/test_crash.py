@@ -269,6 +269,70 @@ async def test_each_recipient_comes_to_one_end_whenever_a_worker_is_killed(
     _assert_gapless(events)
 
 
+# Mail out, to a relay that is no better
+
+
+class Moody(sink.Sink):
+    """A relay that now and then refuses, falls silent, hangs up before or after the final dot, or answers late."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(keep=False)
+        self._chance = random.Random(seed)
+        self._moods: dict[sink.Stage, tuple[sink.Act, ...]] = {
+            "greeting": (sink.reply("421 4.3.2 busy", then_close=True), sink.cut()),
+            "mail": (sink.reply("451 4.3.0 later"), sink.cut()),
+            "rcpt": (sink.reply("451 4.3.0 later"), sink.cut(), sink.stall()),
+            "data": (sink.reply("451 4.3.0 later"), sink.cut(reset=True)),
+            "body": (sink.cut(), sink.cut(reset=True)),
+            "dot": (sink.cut(), sink.cut(reset=True), sink.cut(after=b"250 2.0"), sink.stall()),
+        }
+
+    def act(self, stage: sink.Stage) -> sink.Act | None:
+        """One time in fifty; at the final dot, where it matters most, one in ten."""
+        moods = self._moods.get(stage, ())
+        often = 0.1 if stage == "dot" else 0.02
+        return self._chance.choice(moods) if moods and self._chance.random() < often else None
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, id="short"), pytest.param(100, id="storm", marks=pytest.mark.faults)]
+)
+async def test_a_bad_relay_and_killed_workers_lose_nothing_and_double_nothing_that_is_held(
+    dsn: str, redis_url: str, kills: int
+) -> None:
+    """With `hold` never two for one e-mail, with `retry` never none; all at rest within 60 s of the last kill.
+
+    With `unknown` put off like any other trouble in Carrier._fate, a held e-mail was at the relay twice. With a claim
+    that has no end (`due_at = null`), what a killed worker had in hand never came to rest."""
+    share = 20
+    impatient = {"OUTBOUND_TIMEOUT_SECONDS": "0.5", "OUTBOUND_DATA_TIMEOUT_SECONDS": "0.5", "RETRY_SCHEDULE": "0.2"}
+    async with Moody(kills) as relay:
+        settings = {**LEASES, **impatient, "OUTBOUND": relay.url("tls=none")}
+        async with house.standing(dsn, redis_url, settings=settings) as home:
+            home.start("worker-2")
+            async with home.client((await home.tenant()).key) as client:
+                posting = asyncio.create_task(_post_many(client, kills * share * 2))
+                await _kill_workers(home, kills, relay, share)
+                posted = await posting
+                async with asyncio.timeout(60):
+                    await _rested(dsn)
+                shown = {one["id"]: one for one in await _all(client, "/emails")}
+                events = await _all_events(client)
+        copies = collections.Counter({message_id: count for (message_id, _), count in relay.taken.items()})
+    ends = collections.Counter(
+        event["email_id"] for event in events if event["type"] in {"email.sent", "email.unknown"}
+    )
+    assert ends.keys() == posted.keys() == shown.keys()
+    assert set(ends.values()) == {1}
+    for email_id, wish in posted.items():
+        count, status = copies[shown[email_id]["message_id"]], shown[email_id]["status"]
+        if wish == "retry":
+            assert (status, count >= 1) == ("sent", True)
+        else:
+            assert (status, count) == ("sent", 1) or (status == "unknown" and count <= 1)
+    _assert_gapless(events)
+
+
 # Mail out, a worker stopped for longer than its lease
 
 
