@@ -250,7 +250,7 @@ class Carrier:
         try:
             return await self._over_network(held, turn)
         finally:
-            destination.leave()
+            destination.leave(turn)
 
     async def _over_network(self, held: Held, turn: float) -> list[emails.Settled] | HeldBack:
         async with self._network:
@@ -264,6 +264,7 @@ class Carrier:
             verdict = _without_network("failed", f"given up: {held_back.told}")
             await self._write([_settled(held.claimed, verdict, Fate(status="failed"))])
             return
+        self._held.pop(held.claimed.id)  # a lease that is given back is not renewed
         while time.monotonic() < held.until:
             try:
                 await self._parking.give_back(held.claimed, held_back)

@@ -72,13 +72,17 @@ CLOSED_MOST_SECONDS: Final = 900.0
 ASKED_MOST_SECONDS: Final = 3600.0  # a whole destination waits no longer on one recipient's reply
 PROBE_SECONDS: Final = 60.0  # at most, that the others wait for the one that tries
 PATIENCE: Final = 1.0  # seconds to wait for a turn in hand
+MOVING: Final = 5  # times the patience, where turns come to their end
 LEAST_HELD: Final = 0.5  # seconds
-SPREAD_MOST_SECONDS: Final = 900.0  # over which those are spread whom a destination cannot take in that time
+SPREAD_MOST_SECONDS: Final = 900.0  # over which those are spread whom a slowed destination cannot take in that time
+SPREAD_FULL_SECONDS: Final = 60.0  # the same where it is merely full: how fast it is is known less well
 FIRST_RATE: Final = 1.0  # a second: the first word about rates never slows below it
 LEAST_RATE: Final = 0.1  # a second
 LEAST_STEP: Final = 0.2  # a second: what the rate grows by in each second of successes, or more
 RECOVERY_SECONDS: Final = 30.0  # in which the rate grows back to what it was before the word about it
 MEASURED_SECONDS: Final = 5.0
+LEAST_TURN_SECONDS: Final = 0.01
+TURN_SECONDS: Final = 10.0  # that a turn is taken to last before any has ended
 
 _RATE = re.compile(
     r"frequency limited|\brate\b|too (many|much|fast|quickly|often)|throttl|sending limit|slow down|\bbusy\b"
@@ -140,14 +144,16 @@ class Destination:
             return held_back
         if not self._waiting and self._wait() == 0:
             return self._go()
-        if self._is_stuck and len(self._waiting) >= self._patience * self._speed.of(self._clock()):
-            return self._out_of_patience()  # as many wait already as will have their turn in time
+        in_time = self._patience * (self._rate or self._speed.of(self._clock()))
+        if (self._rate or self._is_stuck) and len(self._waiting) >= in_time:
+            return self._out_of_patience()  # whoever waits in vain is in others' way
         return await self._queue()
 
-    def leave(self) -> None:
-        """What was sent is over."""
+    def leave(self, turn: float) -> None:
+        """What was sent in that turn is over."""
+        now = self._clock()
         self.in_flight -= 1
-        self._speed.add(self._clock())
+        self._speed.add(now, now - turn)
         self._pass_turns()
 
     async def _queue(self) -> float | HeldBack:
@@ -155,7 +161,10 @@ class Destination:
         self._waiting.append(mine)
         self._pass_turns()
         try:
-            await asyncio.wait({mine}, timeout=self._patience)
+            for _ in range(MOVING):
+                await asyncio.wait({mine}, timeout=self._patience)
+                if mine.done() or not self._speed.is_known(self._clock()):
+                    break
         except BaseException:
             self._withdraw(mine)
             raise
@@ -168,8 +177,8 @@ class Destination:
         if not mine.done():
             self._waiting.remove(mine)
             mine.cancel()
-        elif not isinstance(mine.result(), HeldBack):
-            self.leave()
+        elif not isinstance(turn := mine.result(), HeldBack):
+            self.leave(turn)
 
     def _out_of_patience(self) -> HeldBack:
         self._is_stuck = True
@@ -223,11 +232,12 @@ class Destination:
         if self._closed_seconds:
             opens = max(self._closed_until, now + min(self._closed_seconds, PROBE_SECONDS) if self.in_flight else now)
             return evenly(opens - now, self._closed_seconds / 2, count)
-        per_second = self._rate or max(1.5 * self._speed.of(now), LEAST_RATE)
+        most = SPREAD_MOST_SECONDS if self._rate else SPREAD_FULL_SECONDS
+        per_second = self._rate or 2 * self._most / self._speed.turn_seconds  # too early costs less than idle turns
         opens = max(self._asked_until, now)
         begin = max(self._booked_until, opens)
-        if begin + count / per_second > opens + SPREAD_MOST_SECONDS:
-            return evenly(opens - now, SPREAD_MOST_SECONDS, count)
+        if begin + count / per_second > opens + most:
+            return evenly(opens - now, most, count)
         self._booked_until = begin + count / per_second
         return evenly(begin - now, count / per_second, count)
 
@@ -353,18 +363,24 @@ class Shaping:
 
 
 class _Speed:
-    """How many turns a second came to their end lately."""
+    """How many turns a second came to their end lately, and how long they took."""
 
     def __init__(self) -> None:
+        self.turn_seconds = TURN_SECONDS
         self._count = 0.0  # what is older counts less
         self._since = 0.0
         self._at = -math.inf  # the last one
 
-    def add(self, now: float) -> None:
+    def add(self, now: float, turn_seconds: float) -> None:
+        before = self.turn_seconds if self._at > -math.inf else turn_seconds
+        self.turn_seconds = max(LEAST_TURN_SECONDS, before + (turn_seconds - before) / 8)
         if now - self._at > MEASURED_SECONDS:
             self._count, self._since = 0.0, now
         self._count = self._count * math.exp((self._at - now) / MEASURED_SECONDS) + 1
         self._at = now
+
+    def is_known(self, now: float) -> bool:
+        return now - self._at <= MEASURED_SECONDS
 
     def of(self, now: float) -> float:
         faded = self._count * math.exp((self._at - now) / MEASURED_SECONDS)

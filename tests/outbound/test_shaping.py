@@ -55,18 +55,18 @@ async def sent(destination: shaping.Destination, *verdicts: contract.Verdict) ->
         found.append(turn.reason if isinstance(turn, shaping.HeldBack) else "sent")
         if not isinstance(turn, shaping.HeldBack):
             destination.hear(verdict, turn)
-            destination.leave()
+            destination.leave(turn)
     return found
 
 
 async def at_once(destination: shaping.Destination) -> int:
     """How many turns are given out before somebody has to wait."""
-    count = 0
-    while not isinstance(await destination.turn(), shaping.HeldBack):
-        count += 1
-    for _ in range(count):
-        destination.leave()
-    return count
+    turns = []
+    while not isinstance(turn := await destination.turn(), shaping.HeldBack):
+        turns.append(turn)
+    for turn in turns:
+        destination.leave(turn)
+    return len(turns)
 
 
 async def test_a_domain_begins_with_few_at_once_and_gets_more_with_each_success() -> None:
@@ -107,7 +107,7 @@ async def test_one_tries_when_the_time_is_up_and_its_success_opens_it() -> None:
     assert another.reason == "closed"
     assert turn == clock.now
     destination.hear(TAKEN, turn)
-    destination.leave()
+    destination.leave(turn)
     assert await sent(destination, TAKEN, *[SILENCE] * 4, TAKEN) == ["sent"] * 6
     await sent(destination, *[SILENCE] * 5)
     assert destination.spread(1)[0] <= 30 + 15  # it begins anew
@@ -156,7 +156,7 @@ async def test_many_words_about_rates_at_once_are_one() -> None:
         for _ in range(times):
             destination.hear(said(421, "too many"), clock.now - 1)
         for _ in range(5):
-            destination.leave()
+            destination.leave(clock.now)
     assert abs(one.spread(10)[-1] - many.spread(10)[-1]) < 2
 
 
@@ -200,11 +200,11 @@ async def test_a_turn_passes_to_whoever_waits_first_and_none_is_lost_with_one_wh
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    destination.leave()
+    destination.leave(1000.0)
     second.cancel()  # just when it has its turn
     await asyncio.gather(second, return_exceptions=True)
     assert not isinstance(await asyncio.wait_for(third, 5), shaping.HeldBack)
-    destination.leave()
+    destination.leave(1000.0)
     assert destination.idle
 
 
@@ -217,20 +217,22 @@ async def test_nobody_waits_in_hand_for_a_destination_that_got_stuck() -> None:
     waiting = [asyncio.create_task(destination.turn()) for _ in range(20)]
     await asyncio.sleep(0)
     assert all(task.done() for task in waiting)
-    destination.leave()
+    destination.leave(1000.0)
     assert not isinstance(await destination.turn(), shaping.HeldBack)
 
 
-async def test_a_full_destinations_recipients_come_back_at_the_speed_at_which_it_took_others() -> None:
+async def test_a_full_destinations_recipients_come_back_faster_than_it_takes_them_but_not_all_at_once() -> None:
     clock = Clock()
     destination = domain(clock)
-    for _ in range(40):
-        assert await sent(destination, TAKEN) == ["sent"]
-        clock.now += 0.1
-    times = destination.spread(150)
-    assert 5 < times[-1] < 20  # 10 a second, and half as many again
-    assert destination.spread(150)[0] > times[-1] - 1  # behind those who were promised a turn already
-    assert max(destination.spread(1_000_000)) <= shaping.SPREAD_MOST_SECONDS
+    for _ in range(20):
+        turn = await destination.turn()
+        assert not isinstance(turn, shaping.HeldBack)
+        clock.now += 2
+        destination.leave(turn)
+    times = destination.spread(200)
+    assert 9 < times[-1] <= 10  # 20 at once, two seconds each, twice as fast
+    assert 10 <= destination.spread(200)[0] < 11  # behind those who were promised a turn already
+    assert max(destination.spread(1_000_000)) <= shaping.SPREAD_FULL_SECONDS
 
 
 @pytest.mark.parametrize(
