@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -24,6 +25,7 @@ from gateway.web import api, emails, once
 RETRY: Final = "POST /v1/emails/retry"
 CANCEL: Final = "POST /v1/emails/cancel"
 MAX_AT_ONCE: Final = 10_000  # recipients of one call
+WAITING: Final = frozenset({"deferred"})  # of those that can be retried
 TAKEN_UNASKED: Final = {RETRY: ("deferred", "failed"), CANCEL: ("scheduled", "queued", "deferred")}
 _cursors: Final[models.Cursor[tuple[UUID]]] = models.Cursor(tuple[UUID])
 
@@ -139,20 +141,27 @@ class Queue:
         wanted = _wanted(caller, body, (body.status,) if body.status else TAKEN_UNASKED[RETRY])
 
         async def retry(connection: db.Connection, account_id: UUID, *, limit: int, after: UUID) -> many.Moved:
-            room = await self._room(connection, account_id, limit)
-            return await many.retry(connection, account_id, wanted, limit=room, after=after)
+            asked, most = await self._within_quota(connection, account_id, wanted, limit)
+            return await many.retry(connection, account_id, asked, limit=most, after=after)
 
         answer = await self._move(caller, body, wish, retry)
         self._gateway.nudge_deliveries([caller.account_id])
         return answer
 
-    async def _room(self, connection: db.Connection, account_id: UUID, limit: int) -> int:
-        """How many more may wait, up to `limit`. Raises QuotaExceeded where none may."""
+    async def _within_quota(
+        self, connection: db.Connection, account_id: UUID, wanted: many.Wanted, limit: int
+    ) -> tuple[many.Wanted, int]:
+        """Who may be tried again, and how many of them. Who was put off waits already, so that no number of them is too
+        many; others only while MAX_QUEUED lets more wait. Raises QuotaExceeded."""
+        if set(wanted.statuses) <= WAITING:
+            return wanted, limit
         most = self._gateway.settings.max_queued
         waiting = await stored.waiting(connection, account_id, most)
-        if waiting >= most:
-            raise errors.QuotaExceeded(f"{waiting} recipients wait to be sent to; at most {most} may.", retry_after=5)
-        return min(limit, most - waiting)
+        if waiting < most:
+            return wanted, min(limit, most - waiting)
+        if only := WAITING.intersection(wanted.statuses):
+            return dataclasses.replace(wanted, statuses=only), limit
+        raise errors.QuotaExceeded(f"{waiting} recipients wait to be sent to; at most {most} may.", retry_after=5)
 
     async def cancel_many(
         self, caller: Caller, body: CancelFilter, idempotency_key: str | None, fingerprint: bytes | None

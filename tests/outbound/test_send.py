@@ -184,6 +184,28 @@ async def test_more_waiting_recipients_than_max_queued_are_refused(narrow: httpx
             pass
 
 
+async def test_who_waits_already_may_be_tried_again_however_many_wait_and_others_not(
+    narrow: httpx2.AsyncClient, relay: sink.Sink
+) -> None:
+    """Negative control: with a look at the quota for them, too, those that an outage had put off were refused (429)."""
+    relay.next("rcpt", sink.reply("550 5.7.1 not from you"))
+    bounced = await sending.send(narrow)
+    await sending.resting(narrow, bounced)
+    relay.always("rcpt", sink.reply("451 4.3.0 not now"))
+    deferred = await sending.send(narrow)
+    await sending.resting(narrow, deferred, at={"deferred"})
+    await sending.send(narrow, to=["a@x.example", "b@x.example"], scheduled_at="in 1 day")
+    for wish in ({"status": "deferred"}, {}):
+        assert (await narrow.post("/emails/retry", json=wish)).status_code == 200
+    over = await narrow.post("/emails/retry", json={"status": "bounced"})
+    assert (over.status_code, over.json()["name"]) == (429, "quota_exceeded")
+    assert (await sending.read(narrow, bounced))["status"] == "bounced"
+    relay.always("rcpt", None)
+    await sending.resting(narrow, deferred)
+    assert (await narrow.post("/emails/retry", json={"status": "bounced"})).json()["recipients"] == 1
+    await sending.resting(narrow, bounced, at={"sent"})
+
+
 async def test_a_repeated_request_is_answered_whatever_waits(narrow: httpx2.AsyncClient) -> None:
     letter = {"to": ["a@x.example", "b@x.example", "c@x.example"], "scheduled_at": "in 1 day"}
     email_id = await sending.send(narrow, key="k", **letter)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -11,14 +13,26 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.mail import query
-from gateway.storage import accounts, db, housekeeping, judgements, mailboxes, messages, migrate, quotas, search
+from gateway.storage import (
+    accounts,
+    db,
+    emails,
+    housekeeping,
+    judgements,
+    listing,
+    mailboxes,
+    messages,
+    migrate,
+    quotas,
+    search,
+)
 from tests import databases
 from tests.storage import rows
 
 pytestmark = pytest.mark.anyio
 
 RAW: Final = b"From: ann@x.example\r\nSubject: Old mail\r\n\r\nYour code is 482913.\r\n"
-ACCOUNT, BOX, OVER, ONE, TWO = (uuid7() for _ in range(5))
+ACCOUNT, BOX, OVER, ONE, TWO, SENT, WAITING = (uuid7() for _ in range(7))
 # Written out, for it is what the first version wrote, not what today's code would.
 FILLED: Final = (
     ("insert into accounts (id, name) values ($1, 'old')", ACCOUNT),
@@ -65,6 +79,24 @@ FILLED: Final = (
         ["mailbox.created", "mailbox.created", "message.received", "message.received"],
         [BOX, OVER, BOX, OVER],
         [None, None, ONE, TWO],
+    ),
+    ("insert into contents (account_id, id, raw, size) values ($1, $2, $3, $4)", ACCOUNT, SENT, RAW, len(RAW)),
+    (
+        """insert into emails (account_id, id, from_address, mail_from, recipients, subject, message_id, size, source,
+          created_at) values ($1, $2, 'a@x.example', 'a@x.example', '{"to":[],"cc":[],"bcc":[],"reply_to":[]}', 'Old',
+          'old@x.example', 10, 'api', now() - interval '5 hours')""",
+        ACCOUNT,
+        SENT,
+    ),
+    (
+        """insert into deliveries (account_id, id, email_id, kind, address, domain, status, attempts, due_at,
+          created_at, updated_at)
+        values ($1, $2, $4, 'to', 'b@y.example', 'y.example', 'deferred', 3, now() - interval '1 minute', now(), now()),
+          ($1, $3, $4, 'to', 'c@y.example', 'y.example', 'sent', 1, null, now(), now())""",
+        ACCOUNT,
+        WAITING,
+        uuid7(),
+        SENT,
     ),
 )
 
@@ -135,7 +167,7 @@ async def test_mail_of_both_versions_is_stored_deleted_and_reclaimed_alike(old: 
     assert [account_id async for account_id in housekeeping.expire(old)] == [ACCOUNT]
     assert await housekeeping.reclaim(old, retention=0) == 1
     assert await usage(old, ACCOUNT) == 100
-    assert await rows.count(old, "select count(*) from contents") == 1
+    assert await rows.count(old, "select count(*) from contents where id <> $1", SENT) == 1
     log = await rows.log_of(old, ACCOUNT)
     assert [(event.seq, event.type) for event in log[4:]] == [
         (5, "message.received"),
@@ -144,3 +176,16 @@ async def test_mail_of_both_versions_is_stored_deleted_and_reclaimed_alike(old: 
     ]
     assert log[4].message_id == new
     assert all("Old mail" not in event.data for event in log[2:4])
+
+
+async def test_who_waited_when_the_version_changed_waits_on_and_is_told_of(old: db.Database) -> None:
+    """Seen to fail with the update taken out of 0012_queue: nobody was told of."""
+    assert [account_id async for account_id in housekeeping.tell_late(old, 4 * 3600)] == [ACCOUNT]
+    [told] = [event for event in await rows.log_of(old, ACCOUNT) if event.type == "email.delayed"]
+    assert json.loads(told.data)["recipient"] == "b@y.example"
+    async with old.transaction() as connection:
+        [claimed] = await emails.claim(connection, ACCOUNT, lease_id=uuid7(), lease_seconds=60, limit=10)
+        assert (claimed.id, claimed.raw, claimed.number) == (WAITING, RAW, 4)
+        assert claimed.queued_at < datetime.now(UTC) - timedelta(hours=4)
+        page = await listing.page(connection, ACCOUNT, listing.Wanted(subject="old"), limit=5, ascending=False)
+        assert [email.id for email in page.emails] == [SENT]
