@@ -3,6 +3,7 @@ answer as the providers' own are documented to."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import email
@@ -19,11 +20,11 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway import sockets
-from tests import amazon, conftest, house, sending
+from tests import amazon, conftest, house, nameserver, sending
 from tests.flows import letters
 from tests.flows.test_callbacks import heard
 from tests.flows.test_inbound_http import POSTMARK_AUTH, SIGNING_KEY, listening_to
-from tests.outbound import api, posts
+from tests.outbound import api, posts, sink
 from tests.outbound.test_conformance import form_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("a house that sends by providers")]
@@ -69,6 +70,7 @@ def ways_out(ports: dict[str, int]) -> tuple[str, str]:
         for fault in FAULTS:
             urls.append(f"{base}&name={kind}-{fault}&only=routed")
             routes.append(f"to:{fault}.{kind}.example={kind}-{fault},{NEXT[kind]}")
+    routes += ["from:*.by-postmark.example=postmark", "tag:way:ses=ses"]
     return " ".join(urls), " ".join(routes)
 
 
@@ -232,6 +234,23 @@ async def test_each_recipient_is_followed_to_the_end_by_the_providers_callbacks(
     assert {one["address"]: one["reason"] for one in listed} == {reads: "complaint", is_gone.lower(): "bounce"}
 
 
+async def test_rules_go_by_author_and_tag_and_else_the_order_decides(
+    owner: httpx2.AsyncClient, apis: dict[str, api.Api]
+) -> None:
+    """The first rule that fits decides; mail for the house stays there whatever they say."""
+    box = await letters.mailbox(owner)
+    by_ses = [{"name": "way", "value": "ses"}]
+    sent = {
+        "postmark": await sending.send(owner, from_="a@app.by-postmark.example", tags=by_ses),
+        "ses:eu-west-1": await sending.send(owner, tags=by_ses),
+        "mailgun:mg.example": await sending.send(owner, tags=[{"name": "way", "value": "other"}]),
+        "local": await sending.send(owner, to=box["address"], tags=by_ses),
+    }
+    for provider, email_id in sent.items():
+        assert (await sending.resting(owner, email_id))["recipients"][0]["provider"] == provider
+    assert [len(apis[kind].requests) for kind in KINDS] == [1, 1, 1]
+
+
 @every_kind
 async def test_attempts_show_what_was_said_and_no_secret(
     owner: httpx2.AsyncClient, apis: dict[str, api.Api], kind: str
@@ -301,3 +320,24 @@ async def test_a_callback_that_overtakes_the_answer_is_not_lost(
     shown = await sending.resting(owner, email_id, at={"delivered"})
     assert shown["recipients"][0]["provider_id"] == told_id
     assert await told(owner, email_id) == {address: ["sent", "delivered"]}
+
+
+async def test_where_port_25_is_closed_to_us_everything_leaves_by_the_relay(dsn: str, redis_url: str) -> None:
+    """Three domains in a row that nobody answers at; from then on nothing waits for dead destinations.
+
+    Broken on purpose: with `Router._record` leaving out what is said of destinations, not all had left after 30 s."""
+    names = [f"d{number}.example" for number in range(6)]
+    zone: dict[str, nameserver.Records] = {name: {"A": [f"127.0.0.{n}"]} for n, name in enumerate(names, 2)}
+    with sockets.bind("127.0.0.1", 0, "nobody") as held:  # so that nobody else is given the port
+        async with sink.Sink() as relay, nameserver.serving(zone) as server:
+            outbound = f"mx://?port={sockets.port_of(held)}&allow_private=1 {relay.url('tls=none')}"
+            async with (
+                sending.at_home(
+                    dsn, redis_url, OUTBOUND=outbound, DNS_SERVERS=server.address, RETRY_SCHEDULE="0.05"
+                ) as client,
+                asyncio.timeout(sending.PATIENCE),
+            ):
+                sent = [await sending.send(client, to=f"user@{name}") for name in names]
+                shown = [await sending.resting(client, email_id) for email_id in sent]
+            assert {one["recipients"][0]["provider"] for one in shown} == {f"smtp:127.0.0.1:{relay.port}"}
+            assert relay.count == len(names)

@@ -96,6 +96,11 @@ async def test_its_errors_are_of_their_types(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(exceptions.ResendError) as missing:
         await called(resend.Emails.get, "0194d1a0-0000-7000-8000-000000000000")
     assert missing.value.code == 404
+    keyed: Any = {"idempotency_key": "order-18"}
+    await called(resend.Emails.send, mail("x@elsewhere.example"), keyed)
+    with pytest.raises(exceptions.ResendError) as conflict:
+        await called(resend.Emails.send, mail("y@elsewhere.example"), keyed)
+    assert (conflict.value.code, conflict.value.error_type) == (409, "invalid_idempotent_request")
     monkeypatch.setattr(resend, "api_key", "pr_key_wrong")
     with pytest.raises(exceptions.InvalidApiKeyError):
         await called(resend.Emails.send, mail("x@elsewhere.example"))
