@@ -441,6 +441,8 @@ create table callbacks (                              -- what was told of mails 
 create index callbacks_waiting on callbacks (provider, provider_id) where applied_at is null; -- those that overtook a verdict
 create index callbacks_age on callbacks (received_at); -- the oldest are forgotten
 create index callbacks_by_message on callbacks (provider, provider_id); -- reports of one mail
+create index callbacks_unapplied on callbacks (received_at, event_id)
+  where provider = 'mail' and applied_at is null;     -- reports that a worker is to apply, in their order
 
 create table suppressions (
   account_id uuid not null references accounts (id) on delete cascade,
