@@ -396,6 +396,9 @@ async def test_mail_from_a_domain_with_an_alias_has_its_return_path_there(
     assert len({(*replies[:-1], replies[-1].rpartition(" ")[0]) for replies in heard}) == 1
     assert [event["type"] for event in await told(client, email_id, "bounced")] == ["email.bounced"]
     await client.delete(f"/domains/{name}")
+    late = bounces.complaint()
+    await letters.hand_in(place.home, late, path, sender="")  # whoever has the domain by now
+    await told(client, email_id, "complained")
     assert (await client.post("/domains", json={"name": bounces.RETURN_DOMAIN})).status_code == 422
 
 
