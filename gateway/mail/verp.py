@@ -25,9 +25,7 @@ from gateway import tokens
 
 LOCAL: Final = "bounces"
 MAC_BYTES: Final = 10  # 80 bits: a guess must be sent as a mail, one at a time
-MAX_DOMAIN: Final = (
-    254 - len("bounces+") - 42 - len("@")
-)  # octets: a path has 256 with its brackets (RFC 5321 4.5.3.1.3)
+MAX_DOMAIN: Final = 254 - 51  # octets: with its brackets a path has at most 256 (RFC 5321 4.5.3.1.3)
 COMPLAINTS: Final = "complaints"  # the address at the usual domain that feedback loops are registered with
 MAX_LOOKED_AT: Final = 20  # paths in one mail
 _TOKEN: Final = re.compile(r"[a-z2-7]{26}[a-z2-7]{16}")
