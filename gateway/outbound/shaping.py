@@ -300,6 +300,8 @@ class Destination:
             self._rate_before = self._rate
         self._rate = max(self._rate_before / 2, LEAST_RATE)
         self._next_at = now + 1 / self._rate
+        while len(self._waiting) > self._patience * self._rate:
+            self._waiting.pop().set_result(self._out_of_patience())
 
     def _speed_up(self) -> None:
         self._limit = min(self._limit + (1 if self._limit < self._climb else 1 / self._limit), float(self._most))

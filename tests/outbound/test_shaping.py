@@ -193,6 +193,22 @@ async def test_those_who_wait_are_sent_away_when_it_closes() -> None:
     assert (held_back.reason, held_back.told) == ("closed", "timed out")
 
 
+async def test_those_who_would_wait_in_vain_are_sent_away_when_it_is_slowed() -> None:
+    """Seen to fail with nobody sent away by `_halve`: they waited on, in others' way."""
+    destination = domain(Clock(), patience=60)
+    for _ in range(5):
+        await destination.turn()
+    waiting = [asyncio.create_task(destination.turn()) for _ in range(100)]
+    await asyncio.sleep(0)
+    destination.hear(BUSY, 1000.0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert sum(task.done() for task in waiting) == 100 - 60  # one a second
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def test_a_turn_passes_to_whoever_waits_first_and_none_is_lost_with_one_who_gave_up() -> None:
     destination = domain(Clock(), most=1, patience=60)
     await destination.turn()
