@@ -41,8 +41,10 @@ def listener() -> Iterator[socket.socket]:
 
 
 @pytest.fixture(scope="module")
-def counting_house(postgres_dsn: str, redis_url: str, listener: socket.socket) -> Iterator[house.House]:
-    """Its mail leaves through the test's relay, and Postmark may tell something."""
+def counting_house(
+    postgres_dsn: str, redis_url: str, listener: socket.socket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[house.House]:
+    """Its mail leaves through the test's relay, Postmark may tell something, its processes tell metrics together."""
     yield from conftest._standing(
         postgres_dsn,
         redis_url,
@@ -50,6 +52,7 @@ def counting_house(postgres_dsn: str, redis_url: str, listener: socket.socket) -
         RETRY_SCHEDULE="0.05",
         SWEEP_INTERVAL_SECONDS="0.1",
         POSTMARK_WEBHOOK_AUTH=":".join(POSTMARK_AUTH),
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path_factory.mktemp("metrics")),
     )
 
 
@@ -305,11 +308,22 @@ async def test_a_worker_that_is_killed_while_it_counts_loses_nothing_and_counts_
 async def test_the_metrics_tell_what_waits_and_how_long_mail_took(
     counting_house: house.House, owner: httpx2.AsyncClient, relay: sink.Sink
 ) -> None:
+    """The web process of what waits, the worker of what it did."""
     await sending.send(owner, scheduled_at=_text(datetime.now(UTC) + timedelta(hours=1)))
+    await sending.resting(owner, await sending.send(owner))
+    lines = (
+        r'postroom_queue_recipients\{status="scheduled"\} [1-9]',
+        r"postroom_queue_oldest_due_seconds \d",
+        rf'postroom_handover_seconds_count\{{provider="smtp:127.0.0.1:{relay.port}"\}} [1-9]',
+        r"postroom_counted_events_total [1-9]",
+    )
     async with httpx2.AsyncClient(base_url=counting_house.url, headers=owner.headers) as operator:
-        metrics = (await operator.get("/metrics")).text
-    assert re.search(r'^postroom_queue_recipients\{status="scheduled"\} [1-9]', metrics, re.MULTILINE)
-    assert re.search(r"^postroom_queue_oldest_due_seconds \d", metrics, re.MULTILINE)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                metrics = (await operator.get("/metrics")).text
+                if all(re.search(f"^{line}", metrics, re.MULTILINE) for line in lines):
+                    break
+                await asyncio.sleep(0.05)
 
 
 def test_every_metric_that_the_readme_names_is_there() -> None:
