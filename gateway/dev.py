@@ -492,7 +492,7 @@ def running(data_dir: Path, environment: Mapping[str, str]) -> settings.Settings
     """The settings of the gateway that runs over this data folder. ConfigurationError where none does."""
     try:
         described = json.loads((data_dir / "dev.json").read_text("utf-8"))
-        secret_key = (data_dir / "secret_key").read_text("utf-8").strip()
+        secret_key = environment.get("SECRET_KEY") or (data_dir / "secret_key").read_text("utf-8").strip()
     except (OSError, ValueError):
         raise ConfigurationError(f"no `postroom dev` runs over {data_dir}") from None
     options = Options(
@@ -501,8 +501,8 @@ def running(data_dir: Path, environment: Mapping[str, str]) -> settings.Settings
         smtp_port=described["smtp_port"],
         submission_port=described["submission_port"],
     )
-    known = {"DATABASE_URL": described["database_url"], "REDIS_URL": described["redis_url"]}
-    return settings_of({"SECRET_KEY": secret_key, **_layered(options, environment), **known})
+    known = {name.upper(): described[name] for name in ("database_url", "redis_url")} | {"SECRET_KEY": secret_key}
+    return settings_of({"PUBLIC_URL": described["http_url"], **_layered(options, environment), **known})
 
 
 def settings_of(environment: Mapping[str, str]) -> settings.Settings:

@@ -26,6 +26,7 @@ import pytest
 import redis
 
 from gateway import dev
+from gateway.errors import ConfigurationError
 from tests.processes import gone, until
 
 PROJECT = Path(__file__).parents[1]
@@ -203,6 +204,13 @@ def test_dev_json_tells_all_that_a_program_needs(folder: Path) -> None:
             assert client_of_redis.ping()
         assert it.told["api_key"].startswith("pr_key_")
         assert it.told["api_key"] in it.log, "and the person is told the same"
+        found, theirs = dev.running(folder, {}), it.get()
+        for name in ("database_url", "redis_url", "port", "smtp_port", "submission_port", "public_url", "mail_domains"):
+            said = theirs[name.upper()].replace(",", " ")
+            assert str(getattr(found, name)) in {said, str(tuple(said.split()))}, name
+        assert found.secret_key.get_secret_value() == theirs["SECRET_KEY"]
+    with pytest.raises(ConfigurationError, match="no `postroom dev` runs"):
+        dev.running(folder, {})
 
 
 def test_the_programs_find_the_settings_of_development(folder: Path) -> None:

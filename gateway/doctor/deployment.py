@@ -80,7 +80,7 @@ async def database(database: db.Database, settings: Settings) -> Sequence[Findin
             missing = await migrate.lacking(connection)
             connections = await condition.connections(connection)
     except Unavailable as error:
-        cause = f"{error.__cause__ or error.message}"
+        cause = str(error.__cause__ or error.message) or "no answer in time"
         return [problem("database", f"not reached: {cause}", "Start Postgres, or correct DATABASE_URL.")]
     return [
         version(server),

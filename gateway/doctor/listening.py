@@ -67,10 +67,10 @@ async def listeners(settings: Settings) -> Sequence[Finding]:
     if wanted and all(finding is None for finding in found):
         places = ", ".join(f"{port.name} {port.place}" for port in wanted)
         todo = "Run the doctor where `postroom serve` runs, if that is elsewhere; else start it."
-        return [warning("listeners", f"nothing listens here ({places})", todo)]
-    todo = "Look at the log of `postroom serve`: the others listen here."
+        return [warning("listeners", f"nothing answers here ({places})", todo)]
+    todo = "Look at the log of `postroom serve`: the others answer here."
     return [
-        finding or problem(port.check, f"nothing listens on {port.place}", todo)
+        finding or problem(port.check, f"nothing answers on {port.place}", todo)
         for port, finding in zip(wanted, found, strict=True)
     ]
 
@@ -80,7 +80,12 @@ async def _port(port: Port, settings: Settings) -> Finding | None:
     try:
         async with asyncio.timeout(SECONDS * 2):
             return await (_http(port) if port.name == "http" else _smtp(port, settings))
-    except (OSError, aiosmtplib.SMTPConnectError, httpx2.ConnectError):  # TimeoutError is an OSError
+    except (
+        OSError,
+        aiosmtplib.SMTPConnectError,
+        httpx2.ConnectError,
+        httpx2.TimeoutException,
+    ):  # TimeoutError is an OSError
         return None
     except (aiosmtplib.SMTPException, httpx2.HTTPError) as error:
         todo = "See who has the port: it is not Postroom, or it is in trouble."

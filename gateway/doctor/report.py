@@ -49,15 +49,21 @@ def problem(name: str, found: str, todo: str, *, subject: str = "") -> Finding:
 
 
 async def bounded(
-    name: str, check: Coroutine[Any, Any, Sequence[Finding]], *, seconds: float, subject: str = ""
+    name: str,
+    check: Coroutine[Any, Any, Sequence[Finding]],
+    *,
+    seconds: float,
+    subject: str = "",
+    silence: State = "warning",
 ) -> Sequence[Finding]:
-    """What the check found; a finding of its own where it took too long or broke."""
+    """What the check found; a finding of its own where it took too long (`silence`) or broke."""
     try:
         async with asyncio.timeout(seconds):
             return await check
     except TimeoutError:
         todo = "Look whether what it asks can be reached from here, then run the doctor again."
-        return [warning(name, f"not known: no answer within {seconds:g} s", todo, subject=subject)]
+        said = f"not known: no answer within {seconds:g} s"
+        return [Finding(name=name, state=silence, found=said, todo=todo, subject=subject)]
     except Exception as error:  # noqa: BLE001 - a check that breaks must not take the other findings along
         todo = "Please report this: the check itself is broken."
         return [warning(name, f"not known: {type(error).__name__}: {error}", todo, subject=subject)]

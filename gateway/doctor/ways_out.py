@@ -142,7 +142,12 @@ async def _provider(
     subject = provider.name
     async with contextlib.aclosing(_Closing(provider)):
         found = list(
-            await report.bounded("provider", _asked(provider, settings, reach), seconds=ASK_SECONDS, subject=subject)
+            await report.bounded(
+                *("provider", _asked(provider, settings, reach)),
+                seconds=ASK_SECONDS,
+                subject=subject,
+                silence="problem",
+            )
         )
         if test is not None:
             sent = report.bounded("send_test", _sent(provider, test), seconds=SEND_SECONDS, subject=subject)

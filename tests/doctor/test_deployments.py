@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from gateway import settings, tokens
+from gateway import keys, settings, tokens
 from gateway.doctor import examining
 from gateway.mail import dkim
 from gateway.mail.auth import dkim as checking
@@ -469,3 +469,15 @@ async def test_a_test_mail_goes_signed_through_each_provider_and_nothing_else_do
     [signature] = [checking.parse(one) for one in fields.named(b"dkim-signature")]
     assert (signature.domain, signature.selector) == (SHARED, "house")
     assert place.peer.messages == []
+
+
+async def test_keys_under_a_secret_key_before_are_told_until_they_are_sealed_anew(place: Place) -> None:
+    place.settings |= {"secret_key": SECRET_KEY[::-1], "secret_key_previous": SECRET_KEY}
+    place.options = replace(place.options, domains=(OWN,))
+    report = await place.report()
+    assert not_well(report) == {("secret_key.previous", None, "warning")}
+    assert SECRET_KEY not in str(report)
+    await keys.reseal(place.dsn, tokens.keyring(settings.load(**place.settings)))
+    assert not_well(await place.report()) == set()
+    place.settings["secret_key_previous"] = "short"
+    assert ("secret_key", None, "problem") in not_well(await place.report())

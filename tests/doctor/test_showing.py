@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from gateway import settings
-from gateway.doctor import examining, report
+from gateway.doctor import deployment, examining, report, ways_out
 from gateway.doctor.report import Finding, ok, problem, warning
 from gateway.errors import ConfigurationError
+from tests.outbound import sink
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +144,19 @@ async def test_a_dns_that_never_answers_is_one_finding(monkeypatch: pytest.Monke
     transport.close()
     assert [one.state for one in found.findings if one.name == "dns"] == ["problem"]
     assert not {"mx", "spf", "dkim", "dmarc", "hostname", "reverse_dns"} & {one.name for one in found.findings}
+
+
+async def test_a_relay_and_a_redis_that_never_answer_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways_out, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(deployment, "REDIS_SECONDS", 0.2)
+    async with sink.Sink() as silent:
+        silent.always("greeting", sink.stall())
+        asked = settings.load(
+            secret_key=SECRETS["key"], redis_url=f"redis://127.0.0.1:{silent.port}", outbound=silent.url(), port=1
+        )
+        found = await examining.examine(asked, examining.Options())
+    states = {one.name: one.state for one in found.findings}
+    assert (states["redis"], states["provider"]) == ("warning", "problem")
 
 
 async def _never() -> Sequence[Finding]:
