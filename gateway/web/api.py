@@ -195,11 +195,11 @@ def _body_type(operation: Operation, hints: Mapping[str, Any]) -> Any:
 
 
 def _all_optional(body: Any) -> bool:
-    if body == Nothing | None:
-        return True
-    if not (isinstance(body, type) and issubclass(body, BaseModel)):
+    union = typing.get_origin(body) in (typing.Union, types.UnionType)
+    options = [option for option in typing.get_args(body) if option is not types.NoneType] if union else [body]
+    if len(options) != 1 or not (isinstance(options[0], type) and issubclass(options[0], BaseModel)):
         return False
-    return not any(found.is_required() for found in body.model_fields.values())
+    return not any(found.is_required() for found in options[0].model_fields.values())
 
 
 _LONG_LIST: Final = 10_000

@@ -107,16 +107,16 @@ class Queue:
             api.op("POST", "/emails/cancel", self.cancel_many, **at_once),
         ]
 
-    async def cancel(self, caller: Caller, id: UUID, body: Some) -> emails.Changed:
+    async def cancel(self, caller: Caller, id: UUID, body: Some | None) -> emails.Changed:
         """Do not send it to whom it was not sent yet. Whom it is held for (`unknown`) is taken to have it."""
         async with self._gateway.database.transaction() as connection:
-            await stored.cancel(connection, caller.account_id, id, _canonical(body.recipients))
+            await stored.cancel(connection, caller.account_id, id, _canonical(body))
         self._gateway.tell([caller.account_id])
         return emails.Changed(id=id)
 
-    async def retry(self, caller: Caller, id: UUID, body: Some) -> emails.Changed:
+    async def retry(self, caller: Caller, id: UUID, body: Some | None) -> emails.Changed:
         """Try again now for whom it failed, bounced, was put off or is held. Whom it is held for may get it twice."""
-        only = _canonical(body.recipients)
+        only = _canonical(body)
         async with self._gateway.database.transaction() as connection:
             await self._check_sender(connection, caller, id)
             await stored.retry(connection, caller.account_id, id, only)
@@ -219,11 +219,11 @@ def _shown(moved: many.Moved) -> dict[str, Any]:
     }
 
 
-def _canonical(recipients: Sequence[str] | None) -> list[str] | None:
-    """Raises ValidationFailed, which names the field."""
-    if recipients is None:
+def _canonical(body: Some | None) -> list[str] | None:
+    """Whom it is about; None = all. Raises ValidationFailed, which names the field."""
+    if body is None or body.recipients is None:
         return None
-    return [mailbox.address.canonical for mailbox in emails.mailboxes("recipients", list(recipients))]
+    return [mailbox.address.canonical for mailbox in emails.mailboxes("recipients", body.recipients)]
 
 
 def _wanted(caller: Caller, body: Filter, statuses: Sequence[str]) -> many.Wanted:

@@ -221,7 +221,8 @@ async def test_many_are_canceled_by_what_they_are(sender: httpx2.AsyncClient, re
 async def test_nobody_moves_what_is_anothers_nor_a_key_what_is_from_elsewhere(
     sending_house: house.House, sender: httpx2.AsyncClient, relay: sink.Sink
 ) -> None:
-    """Negative control: with the look at `domains` taken out of `among`, the key of one domain had both tried again."""
+    """Negative controls: with the look at `domains` taken out of `among`, the key of one domain had both tried again;
+    with `_check_from` taken out of `resend`, or the sender's check out of `retry`, it was answered 202 and 200."""
     mine = await bounced(sender, relay)
     theirs = await bounced(sender, relay, from_="app@other.example")
     async with sending_house.client((await sending_house.tenant()).key) as stranger:
@@ -290,3 +291,19 @@ async def test_an_email_is_sent_anew_to_others_and_later(sender: httpx2.AsyncCli
     assert (await sending.read(sender, later.json()["id"]))["to"] == ["ann@x.exmaple"]
     for body, field in (({"to": []}, "to"), ({"to": ["?"]}, "to[0]"), ({"scheduled_at": "soonish"}, "scheduled_at")):
         sending.refused(await sender.post(f"/emails/{first}/resend", json=body), field)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"{}"])
+async def test_who_says_nothing_means_all_recipients(
+    sender: httpx2.AsyncClient, relay: sink.Sink, content: bytes
+) -> None:
+    later = {"scheduled_at": "in 1 day"}
+    email_id = await sending.send(sender, to=["a@x.example", "b@x.example"], **later)
+    headers = {"Content-Type": "application/json"}
+    answer = await sender.post(f"/emails/{email_id}/cancel", content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert (await sending.read(sender, email_id))["status"] == "canceled"
+    again = await bounced(sender, relay, to=["a@x.example", "b@x.example"])
+    answer = await sender.post(f"/emails/{again}/retry", content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+    await sending.resting(sender, again, at={"sent"})
