@@ -197,4 +197,5 @@ def _summary(report: Report) -> str:
         (sum(finding.state == state for finding in report.findings), state) for state in ("problem", "warning", "ok")
     ]
     told = [f"{count} {state}{'s' if count != 1 and state != 'ok' else ''}" for count, state in counts if count]
-    return f"{len(report.findings)} checks: {', '.join(told)}."
+    checks = f"{len(report.findings)} check{'s' if len(report.findings) != 1 else ''}"
+    return f"{checks}: {', '.join(told)}."

@@ -37,9 +37,16 @@ async def queues(database: db.Database) -> Sequence[Finding]:
             due, webhook = await condition.oldest_due(connection), await condition.oldest_webhook(connection)
             receivers, dead = await condition.webhooks(connection), await condition.dead(connection)
             now = (await condition.server(connection)).now
+    except db.Collided:
+        return [_too_long("queue")]
     except Unavailable:
         return []  # what is wrong with the database is a finding of its own
     return [queue(now - due if due else None), webhooks(now - webhook if webhook else None, receivers, dead)]
+
+
+def _too_long(name: str) -> Finding:
+    said = "not known: the database could not count it in time"
+    return warning(name, said, "Run the doctor again when the database has less to do.")
 
 
 def queue(late: timedelta | None) -> Finding:
@@ -76,6 +83,8 @@ async def reputation(database: db.Database) -> Sequence[Finding]:
     try:
         async with database.connection() as connection:
             fates = await condition.fates(connection, datetime.now(UTC) - PERIOD)
+    except db.Collided:
+        return [_too_long("complaints")]
     except Unavailable:
         return []
     return [*complaints(fates), suppressed(fates)]

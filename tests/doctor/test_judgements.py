@@ -13,6 +13,7 @@ from gateway import settings
 from gateway.doctor import deployment, traffic
 from gateway.doctor.report import Finding
 from gateway.storage import condition, db
+from tests import databases
 from tests.storage import rows
 
 pytestmark = pytest.mark.anyio
@@ -190,3 +191,10 @@ async def test_a_recipient_that_waits_is_told_with_how_long(database: db.Databas
         await connection.execute("update deliveries set due_at = now() - interval '3 hours'")
     queue: Finding = (await traffic.queues(database))[0]
     assert (queue.state, "3 h" in queue.found) == ("problem", True)
+
+
+async def test_what_cannot_be_counted_in_time_is_a_warning(dsn: str, database: db.Database) -> None:
+    async with databases.opened(dsn) as other, other.transaction() as connection:
+        await connection.execute("lock table deliveries in access exclusive mode")
+        found = [*await traffic.queues(database), *await traffic.reputation(database)]
+    assert [(one.name, one.state) for one in found] == [("queue", "warning"), ("complaints", "warning")]
