@@ -222,7 +222,7 @@ async def test_nobody_moves_what_is_anothers_nor_a_key_what_is_from_elsewhere(
     sending_house: house.House, sender: httpx2.AsyncClient, relay: sink.Sink
 ) -> None:
     """Negative controls: with the look at `domains` taken out of `among`, the key of one domain had both tried again;
-    with `_check_from` taken out of `resend`, or the sender's check out of `retry`, it was answered 202 and 200."""
+    without `_check_from` in `resend`, or without the look at the sender in `retry`, those were carried out."""
     mine = await bounced(sender, relay)
     theirs = await bounced(sender, relay, from_="app@other.example")
     async with sending_house.client((await sending_house.tenant()).key) as stranger:
