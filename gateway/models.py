@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
-    ValidationError,
 )
 
 from gateway import errors
@@ -29,6 +27,7 @@ SCOPES: Final[frozenset[str]] = frozenset(("mailboxes", "send", "inbound", "read
 
 T = TypeVar("T")
 MAX_SEQ_DIGITS: Final = 18  # so that it fits into a bigint
+BIGINT_BITS: Final = 64  # of Postgres', its sign included
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,9 +157,19 @@ class Cursor(Generic[T]):
         """The position that `encode` was given. ValidationFailed on the field `cursor` for anything else."""
         try:
             padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-            return self._adapter.validate_json(base64.b64decode(padded, altchars=b"-_", validate=True))
-        except (binascii.Error, UnicodeEncodeError, ValidationError):
+            position = self._adapter.validate_json(base64.b64decode(padded, altchars=b"-_", validate=True))
+            _refuse_unstorable(position)
+        except ValueError:  # no ASCII, no base64, no JSON, another shape, or nothing that Postgres could have given
             raise errors.invalid("cursor", "not a cursor that this list gave") from None
+        return position
+
+
+def _refuse_unstorable(position: object) -> None:
+    for part in position if isinstance(position, tuple) else (position,):
+        if isinstance(part, str) and "\0" in part:
+            raise ValueError("a NUL")
+        if isinstance(part, int) and part.bit_length() >= BIGINT_BITS:
+            raise ValueError("no bigint")
 
 
 Row = TypeVar("Row")

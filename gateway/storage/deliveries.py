@@ -21,9 +21,9 @@ FIRST: Final = UUID(int=0)
 LAST: Final = UUID(int=(1 << 128) - 1)
 
 
-def first_id(at: datetime) -> UUID:
-    """The least UUIDv7 (RFC 9562 5.7) of that time."""
-    return UUID(int=max(int(at.timestamp() * 1000), 0) << 80)
+def first_id(at: datetime, later: timedelta = timedelta(0)) -> UUID:
+    """The least UUIDv7 (RFC 9562 5.7) of so much later than that time, which no datetime may be able to hold."""
+    return UUID(int=max(int((at.timestamp() + later.total_seconds()) * 1000), 0) << 80)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +62,8 @@ async def page(
     rows = await sql.export.fetch(
         connection,
         account_id=account_id,
-        after=after or (first_id(since - CLOCKS_DIFFER) if since else FIRST),
-        until_id=first_id(until + CLOCKS_DIFFER) if until else LAST,
+        after=after or (first_id(since, -CLOCKS_DIFFER) if since else FIRST),
+        until_id=first_id(until, CLOCKS_DIFFER) if until else LAST,
         width=width,
         limit=limit,
         **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__},

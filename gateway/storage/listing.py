@@ -90,9 +90,9 @@ def _bounds(wanted: Wanted, ascending: bool) -> tuple[UUID, UUID]:
     begin, end = (wanted.after, wanted.before) if ascending else (wanted.before, wanted.after)
     low, high = begin or deliveries.FIRST, end or deliveries.LAST
     if wanted.since is not None:
-        low = max(low, deliveries.first_id(wanted.since - deliveries.CLOCKS_DIFFER))
+        low = max(low, deliveries.first_id(wanted.since, -deliveries.CLOCKS_DIFFER))
     if wanted.until is not None:
-        high = min(high, deliveries.first_id(wanted.until + deliveries.CLOCKS_DIFFER))
+        high = min(high, deliveries.first_id(wanted.until, deliveries.CLOCKS_DIFFER))
     return low, high
 
 

@@ -471,6 +471,7 @@ class Emails:
             raise errors.invalid("id", "not the e-mail of the path")
         at = moments.read(body.scheduled_at) or datetime.now(UTC)
         async with self._gateway.database.transaction() as connection:
+            await check_reach(connection, caller, id)
             await emails.reschedule(connection, caller.account_id, id, at)
         self._gateway.tell([caller.account_id])
         return Changed(id=id)
@@ -536,6 +537,23 @@ def check_sender(caller: Caller, sender: address.Mailbox) -> None:
     """Raises RestrictedApiKey where the caller may not send from there."""
     if caller.domains and sender.address.ascii_domain not in caller.domains:
         raise errors.RestrictedApiKey(f"The API key may not send from {sender.address.domain}.")
+
+
+def check_from(caller: Caller, email: emails.Email) -> None:
+    """Raises RestrictedApiKey where the caller may not send from where this one was sent."""
+    for text in (email.from_address, email.mail_from):
+        if text:
+            check_sender(caller, address.Mailbox(address=address.parse(text)))
+
+
+async def check_reach(connection: db.Connection, caller: Caller, id: UUID) -> None:
+    """A key that is limited to domains decides nothing about mail from elsewhere. Raises RestrictedApiKey, NotFound."""
+    if not caller.domains:
+        return
+    email = await emails.get(connection, caller.account_id, id)
+    if email is None:
+        raise errors.NotFound
+    check_from(caller, email)
 
 
 def check_whole(request: sending.Request) -> None:

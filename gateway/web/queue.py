@@ -98,19 +98,21 @@ class Queue:
         writing: dict[str, Any] = {"scope": "send", "tags": ["E-mails"]}
         stuck = [errors.InvalidState]
         anew = {**writing, "status": 202, "idempotent": True, "returns": emails.Accepted}
-        at_once: dict[str, Any] = {**writing, "idempotent": True, "returns": Moved, "errors": [errors.QuotaExceeded]}
+        at_once: dict[str, Any] = {**writing, "idempotent": True, "returns": Moved}
         return [
             api.op("POST", "/emails/{id}/cancel", self.cancel, errors=stuck, **writing),
             api.op("POST", "/emails/{id}/retry", self.retry, errors=stuck, **writing),
             api.op("POST", "/emails/{id}/resend", self.resend, errors=[errors.QuotaExceeded], **anew),
-            api.op("POST", "/emails/retry", self.retry_many, **at_once),
+            api.op("POST", "/emails/retry", self.retry_many, errors=[errors.QuotaExceeded], **at_once),
             api.op("POST", "/emails/cancel", self.cancel_many, **at_once),
         ]
 
     async def cancel(self, caller: Caller, id: UUID, body: Some | None) -> emails.Changed:
         """Do not send it to whom it was not sent yet. Whom it is held for (`unknown`) is taken to have it."""
+        only = _canonical(body)
         async with self._gateway.database.transaction() as connection:
-            await stored.cancel(connection, caller.account_id, id, _canonical(body))
+            await emails.check_reach(connection, caller, id)
+            await stored.cancel(connection, caller.account_id, id, only)
         self._gateway.tell([caller.account_id])
         return emails.Changed(id=id)
 
@@ -118,20 +120,11 @@ class Queue:
         """Try again now for whom it failed, bounced, was put off or is held. Whom it is held for may get it twice."""
         only = _canonical(body)
         async with self._gateway.database.transaction() as connection:
-            await self._check_sender(connection, caller, id)
+            await emails.check_reach(connection, caller, id)
             await stored.retry(connection, caller.account_id, id, only)
         self._gateway.tell([caller.account_id])
         self._gateway.nudge_deliveries([caller.account_id])
         return emails.Changed(id=id)
-
-    async def _check_sender(self, connection: db.Connection, caller: Caller, id: UUID) -> None:
-        """A key that is limited to domains sends nothing from elsewhere. Raises RestrictedApiKey, NotFound."""
-        if not caller.domains:
-            return
-        email = await stored.get(connection, caller.account_id, id)
-        if email is None:
-            raise errors.NotFound
-        _check_from(caller, email)
 
     async def retry_many(
         self, caller: Caller, body: RetryFilter, idempotency_key: str | None, fingerprint: bytes | None
@@ -203,7 +196,7 @@ class Queue:
             raw = await stored.raw(connection, caller.account_id, id)
         if email is None or raw is None:
             return await once.as_before(self._gateway.database, caller.account_id, wish, errors.NotFound())
-        _check_from(caller, email)
+        emails.check_from(caller, email)
         prepared = _anew(email, raw, body)
         async with self._turns.turn(caller.account_id, wish):
             receipt = await self._gateway.outbox.send_written(caller.account_id, prepared, wish)
@@ -236,13 +229,6 @@ def _wanted(caller: Caller, body: Filter, statuses: Sequence[str]) -> many.Wante
         until=body.until,
         domains=caller.domains or None,
     )
-
-
-def _check_from(caller: Caller, email: stored.Email) -> None:
-    """Raises RestrictedApiKey."""
-    for text in (email.from_address, email.mail_from):
-        if text:
-            emails.check_sender(caller, address.Mailbox(address=address.parse(text)))
 
 
 def _anew(email: stored.Email, raw: bytes, body: Anew) -> sending.Prepared:

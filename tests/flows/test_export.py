@@ -47,6 +47,18 @@ async def test_every_attempt_is_a_line_with_its_recipient_and_its_dialogue(
         assert await exported(other) == []
 
 
+@pytest.mark.parametrize("path", ["/emails", "/deliveries/export"])
+async def test_the_first_and_the_last_moment_there_is_may_be_asked_for(client: httpx2.AsyncClient, path: str) -> None:
+    """Seen to fail with the room for clocks added to the time itself, which then was none: 500."""
+    await sending.resting(client, await sending.send(client, to=(await letters.mailbox(client))["address"]))
+    ends = {"since": "0001-01-01T00:00:00Z", "until": "9999-12-31T23:59:59Z"}
+    for name, moment in ends.items():
+        assert (await client.get(path, params={name: moment})).status_code == 200
+    whole, asked = await client.get(path), await client.get(path, params=ends)
+    assert asked.content == whole.content
+    assert b"finished_at" in asked.content or len(asked.json()["data"]) == 1
+
+
 async def test_a_long_log_comes_in_pages_whole_and_in_order_and_a_time_of_it_alone(
     shared_house: house.House, tenant: house.Tenant, client: httpx2.AsyncClient
 ) -> None:

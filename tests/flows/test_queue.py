@@ -222,7 +222,7 @@ async def test_nobody_moves_what_is_anothers_nor_a_key_what_is_from_elsewhere(
     sending_house: house.House, sender: httpx2.AsyncClient, relay: sink.Sink
 ) -> None:
     """Negative controls: with the look at `domains` taken out of `among`, the key of one domain had both tried again;
-    without `_check_from` in `resend`, or without the look at the sender in `retry`, those were carried out."""
+    without the look at From in `resend` or `retry`, those were carried out; without it in `cancel`, 409 told of it."""
     mine = await bounced(sender, relay)
     theirs = await bounced(sender, relay, from_="app@other.example")
     async with sending_house.client((await sending_house.tenant()).key) as stranger:
@@ -230,8 +230,9 @@ async def test_nobody_moves_what_is_anothers_nor_a_key_what_is_from_elsewhere(
         assert (await moved(stranger, "cancel"))["recipients"] == 0
     made = await sender.post("/api-keys", json={"name": "one", "scopes": ["send"], "domains": ["sender.example"]})
     async with sending_house.client(made.json()["key"]) as limited:
-        for what in ("retry", "resend"):
+        for what in ("retry", "resend", "cancel"):
             refused(await limited.post(f"/emails/{theirs}/{what}"), 403, "restricted_api_key")
+        refused(await limited.patch(f"/emails/{theirs}", json={"scheduled_at": "in 1 hour"}), 403, "restricted_api_key")
         assert (await moved(limited, "retry", status="bounced"))["recipients"] == 1
     await sending.resting(sender, mine, at={"sent"})
     assert await statuses(sender, theirs) == [{"user@recipient.example": "bounced"}]
