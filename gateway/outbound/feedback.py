@@ -211,4 +211,8 @@ def _event(
     }
     if verdict is not None:
         data["classification"] = refusals.shown(verdict)
+    if news.kind == "bounced":
+        data["suppressed"] = (
+            _suppresses(news, verdict) is not None
+        )  # as where the bounce is a reply to our own dialogue
     return events.NewEvent(type=f"email.{news.kind}", email_id=standing.email_id, data=events.encode(data))

@@ -160,6 +160,7 @@ async def test_a_bounce_is_told_and_its_address_suppressed(
     )
     assert data["reply"] == bounces.GONE
     assert data["classification"] == {"rule": "5.1.1", "class": "hard", "suppresses": True}
+    assert data["suppressed"] is True
     assert data["provider"].startswith("smtp:127.0.0.1:")
     shown = await sending.read(client, email_id)
     assert (shown["status"], shown["recipients"][0]["reply"]) == ("bounced", bounces.GONE)
@@ -204,6 +205,7 @@ async def test_a_full_mailbox_bounces_and_is_not_suppressed(
     await letters.hand_in(home, full, path, sender="")
     [event] = await told(client, email_id, "bounced")
     assert event["data"]["classification"]["class"] == "quota"
+    assert event["data"]["suppressed"] is False
     assert await suppressions(client) == {}
 
 

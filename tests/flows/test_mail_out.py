@@ -8,13 +8,15 @@ import email
 import email.policy
 from email.message import EmailMessage
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import httpx2
 import pytest
 
 from tests import house, sending
-from tests.outbound import sink
+from tests.flows import letters
+from tests.outbound import bounces, sink
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +65,21 @@ async def test_an_email_leaves_with_its_envelope_and_its_headers(sender: httpx2.
     assert rich is not None
     assert plain.get_content().strip() == "plain"
     assert rich.get_content().strip() == "<p>rich</p>"
+
+
+async def test_without_a_return_domain_bounces_go_to_the_author(
+    sending_house: house.House, sender: httpx2.AsyncClient, relay: sink.Sink
+) -> None:
+    email_id = await sending.send(sender)
+    await sending.resting(sender, email_id)
+    assert relay.messages[0].mail_from == "app@sender.example"
+    async with letters.sql(sending_house) as connection:
+        assert await connection.fetchval("select count(*) from provider_messages where provider = 'mail'") == 0
+        delivery_id = await connection.fetchval("select id from deliveries where email_id = $1", UUID(email_id))
+    path = bounces.PATHS.address(UUID(str(delivery_id)))
+    assert (await letters.sent(sending_house, bounces.report("user@recipient.example"), path)).startswith("550 5.7.1")
+    made = (await sender.post("/domains", json={"name": "without-return-paths.example"})).json()
+    assert "return_path" not in {record["purpose"] for record in made["records"]}
 
 
 async def test_what_the_relay_got_is_what_raw_shows(sender: httpx2.AsyncClient, relay: sink.Sink) -> None:
