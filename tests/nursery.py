@@ -2,10 +2,11 @@
 
 A `serve` or a `worker` takes two seconds of processor time to import, and a suite starts more than a hundred of them.
 What is forked from here is a process of its own in all that a test may do to it: it is killed, stopped and looked at
-like any other, and dies when the nursery does, which dies with the tests. Whether the commands can be started from a
-shell is shown elsewhere (tests.test_dev, tests.test_cli).
+like any other, and dies when the nursery does, which ends when nobody holds the other end of its socket. (Not by
+gateway.lifeline: whichever thread asks first starts it, and some fixtures have threads that end before the tests do.)
+Whether the commands can be started from a shell is shown elsewhere (tests.test_dev, tests.test_cli).
 
-    python -m tests.nursery FD PARENT     answers one request at a time on that socket: fork, or reap
+    python -m tests.nursery FD     answers one request at a time on that socket: fork, or reap
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Nursery:
     def __init__(self) -> None:
         self._line, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
-            command = [sys.executable, "-m", "tests.nursery", str(far.fileno()), str(os.getpid())]
+            command = [sys.executable, "-m", "tests.nursery", str(far.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[far.fileno()])
         self._lock = threading.Lock()
 
@@ -170,13 +171,12 @@ def _put_in_place(descriptors: Sequence[int], numbers: Sequence[int]) -> None:
 
 
 def _main() -> None:
-    lifeline = importlib.import_module("gateway.lifeline")
-    lifeline.die_with(int(sys.argv[2]))
     for name in EVERYTHING:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)
 
 
 if __name__ == "__main__":
