@@ -259,6 +259,22 @@ async def test_a_reply_that_nobody_asked_for_is_not_the_next_messages(relay: sin
     assert relay.connections == 2
 
 
+async def test_a_reply_before_the_body_is_not_the_reply_to_it(relay: sink.Sink, provider_for: Opened) -> None:
+    """Broken on purpose: without the look at the line before the body, the message was `sent`, and nobody had it."""
+    relay.next("data", sink.Act(octets=b"354 go ahead\r\n250 2.0.0 Ok\r\n"))
+    relay.next("dot", sink.reply("554 5.6.0 not this one"))
+    verdict = await provider_for(relay.url()).send(outgoing.message())
+    assert (verdict.outcome, verdict.stage, relay.messages) == ("deferred", "data", [])
+
+
+async def test_a_reply_without_an_end_is_given_up(relay: sink.Sink, provider_for: Opened) -> None:
+    """Broken on purpose: with the text of its lines counted instead of octets, it was read to its end."""
+    relay.next("mail", sink.Act(octets=b"250-\r\n" * 20_000 + b"250 Ok\r\n"))
+    verdict = await provider_for(relay.url()).send(outgoing.message())
+    assert (verdict.outcome, verdict.stage, verdict.code) == ("deferred", "mail", None)
+    assert "too long" in verdict.reply
+
+
 async def test_no_more_connections_than_allowed(relay: sink.Sink, provider_for: Opened) -> None:
     provider = provider_for(relay.url("connections=3"))
     hold = asyncio.Event()

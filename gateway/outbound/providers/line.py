@@ -40,6 +40,7 @@ class Line(asyncio.Protocol):
         self._buffer = bytearray()
         self._text: list[str] = []  # lines of a reply that is not complete
         self._replies: deque[Reply] = deque()  # not read yet
+        self._unread = 0  # octets that came since nothing stood unread
         self._waiter: asyncio.Future[None] | None = None
         self._lost: str | None = None  # why no more will come
         transport.set_protocol(self)
@@ -64,7 +65,10 @@ class Line(asyncio.Protocol):
         """The next one. Raises Lost; after that no reply can be told from another any more."""
         if not self._replies:
             await self._wait(seconds)
-        return self._replies.popleft()
+        reply = self._replies.popleft()
+        if not self._replies:
+            self._unread = len(self._buffer)
+        return reply
 
     def abort(self) -> None:
         """Close at once; what has not left yet never will."""
@@ -87,13 +91,19 @@ class Line(asyncio.Protocol):
     # What the loop calls
 
     def data_received(self, data: bytes) -> None:
+        if self._lost is not None:  # nobody reads it
+            return
+        self._unread += len(data)
+        if self._unread > MAX_REPLY:
+            self._give_up()
+            return
         self._buffer += data
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end])
             del self._buffer[: end + 1]
             self._take(line)
-        if len(self._buffer) > MAX_LINE or sum(map(len, self._text)) > MAX_REPLY or len(self._replies) > MAX_REPLY:
-            self._end("Response too long")
+        if len(self._buffer) > MAX_LINE:
+            self._give_up()
 
     def eof_received(self) -> bool:
         self._end("Unexpected EOF received")
@@ -114,6 +124,10 @@ class Line(asyncio.Protocol):
         if self._lost is None:
             self._replies.append(Reply(int(code), joined))
             self._wake()
+
+    def _give_up(self) -> None:
+        self._end("Response too long")
+        self.abort()
 
     def _end(self, reason: str) -> None:
         """The first reason counts."""

@@ -2,7 +2,6 @@
 
 aiosmtplib carries the bytes. Its `sendmail` and `data` are not used: they write DATA and body in one call, so that a
 line that broke before the 354 (nothing was taken) looks like one that broke after the final dot (nobody knows).
-MAIL and RCPT are not pipelined: aiosmtplib drops what arrives beyond the one reply it is waiting for.
 """
 
 from __future__ import annotations
@@ -165,6 +164,8 @@ class Session:
         """Send the body; the 2xx reply to its final dot. Stage `dot` in an error means that the body was written."""
         if self._state != "data":
             await self._say([("data", "DATA")], transcript)
+        if not self._line.quiet:  # what came by itself would be taken for the reply to the final dot
+            raise DialogueError("data", "a reply that nobody asked for (at DATA)")
         body = wire_form(outgoing.raw)
         transcript.append(f"C: [{len(outgoing.raw)} octets]")
         reply = await self._body(body)
