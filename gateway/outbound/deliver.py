@@ -137,7 +137,7 @@ class Carrier:
         self._feedback = Feedback(database, told=told)
         self._rules = refusals.Rules(database)
         self._schedule = Schedule.of(settings)
-        self._parking = Parking(database, max_age=settings.retry_max_age_seconds)
+        self._parking = Parking(database, max_age=settings.retry_max_age_seconds, ways=router.ways)
         at_once = settings.outbound_concurrency
         self._shaping = Shaping(in_hand=AHEAD * at_once, at_once=settings.destination_concurrency)
         self._network = asyncio.Semaphore(at_once)
@@ -209,17 +209,17 @@ class Carrier:
             async with self._database.connection() as connection:
                 seconds = self._settings.lease_seconds
                 standing = await emails.renew(connection, account_id, lease_id, sorted(ids), seconds)
-            self._note(account_id, ids, standing, until)
+            self._note(lease_id, ids, standing, until)
 
-    def _note(self, account_id: UUID, ids: Sequence[UUID], standing: set[UUID], until: float) -> None:
+    def _note(self, lease_id: UUID, ids: Sequence[UUID], standing: set[UUID], until: float) -> None:
         """Of the leases, those that stand hold until then; the others are lost, unless their verdict came meanwhile."""
         for delivery_id in ids:
             held = self._held.get(delivery_id)
-            if held is not None and delivery_id in standing:
-                held.until = until
-            elif held is not None:
-                held.until = 0
-                log.warning("lease lost", account_id=str(account_id), delivery_id=str(delivery_id))
+            if held is None or held.claimed.lease_id != lease_id:  # its verdict came, or it was claimed anew
+                continue
+            held.until = until if delivery_id in standing else 0
+            if not held.until:
+                log.warning("lease lost", account_id=str(held.claimed.account_id), delivery_id=str(delivery_id))
 
     async def _carry(self, held: Held) -> None:
         claimed = held.claimed
@@ -234,8 +234,13 @@ class Carrier:
         except Exception:  # this recipient alone; its lease runs out and somebody tries again
             log.exception("delivery failed", delivery_id=str(claimed.id), email_id=str(claimed.email_id))
         finally:
-            self._held.pop(claimed.id, None)
+            self._let_go(held)
             await self._slots.give(1)
+
+    def _let_go(self, held: Held) -> None:
+        """It is in hand no more. Where the recipient was claimed anew meanwhile, that claim still is."""
+        if self._held.get(held.claimed.id) is held:
+            del self._held[held.claimed.id]
 
     async def _in_turn(self, held: Held) -> list[emails.Settled] | HeldBack:
         """What is to be written, unless the recipient's destination may not be written to now."""
@@ -264,7 +269,7 @@ class Carrier:
             verdict = _without_network("failed", f"given up: {held_back.told}")
             await self._write([_settled(held.claimed, verdict, Fate(status="failed"))])
             return
-        self._held.pop(held.claimed.id)  # a lease that is given back is not renewed
+        self._let_go(held)  # a lease that is given back is not renewed
         while time.monotonic() < held.until:
             try:
                 await self._parking.give_back(held.claimed, held_back)

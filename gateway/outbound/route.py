@@ -118,6 +118,10 @@ class Router:
         self._local = Circuit(local, clock)
         self._is_custom_domain = is_custom_domain
 
+    def ways(self, outgoing: Outgoing) -> tuple[int, ...]:
+        """Positions of the providers that a message may go by, should it not stay: the same where two go alike."""
+        return self._routes.ways(outgoing)
+
     async def providers_for(self, outgoing: Outgoing) -> tuple[Provider, ...]:
         """Those to try for a message, in order, whatever the state of their circuits."""
         return tuple(circuit.provider for circuit in await self._circuits_for(outgoing))

@@ -330,6 +330,10 @@ class InLine:
 
     id: UUID
     domain: str
+    address: str
+    mail_from: str
+    author: str  # the address in From
+    tags: list[dict[str, str]]  # name, value
     seconds_left: float  # until it is given up; negative = it is to be given up now
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from gateway import settings
 from gateway.mail import address
-from gateway.outbound import deliver, send, shaping, signing, unsubscribe
-from gateway.outbound.providers import local, urls
+from gateway.outbound import deliver, rules, send, shaping, signing, unsubscribe
+from gateway.outbound.providers import local
 from gateway.outbound.providers.contract import Outgoing
 from gateway.outbound.route import Router
 from gateway.resolving import DnsResolver
@@ -43,7 +43,8 @@ async def carrying(
     """A carrier whose attempts are many at once, few to one domain."""
     made = settings.load(**{"outbound_concurrency": 8, "destination_concurrency": AT_ONCE, **changes})
     resolver = DnsResolver(names, lifetime=1.0)
-    router = Router([urls.from_url(url, made, resolver) for url in outbound], (), local.LocalProvider(_nowhere))
+    made_of = settings.load(outbound=tuple(outbound), **changes)
+    router = Router(rules.read(made_of, resolver), (), local.LocalProvider(_nowhere))
     signer = signing.Signer(database, KEYRING, made)
     links = unsubscribe.Links(KEYRING, "")
     carrier = deliver.Carrier(database, made, router, signer, links, told=lambda _: None)
@@ -233,6 +234,24 @@ async def test_a_relay_is_one_destination_whatever_the_domains(database: db.Data
         assert relay.connections == 1
         found = await rows(database, "two.example")
         assert all((row["status"], row["attempts"], row["due_in"] > 190) == ("queued", 0, True) for row in found)
+
+
+async def test_who_goes_by_another_provider_does_not_wait_behind_one_that_is_slowed(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Broken on purpose: with all recipients in a domain put off together, the last one had not been sent."""
+    tagged = ({"name": "newsletter", "value": "1"},)
+    async with asyncio.timeout(PATIENCE), sink.Sink() as bulk, sink.Sink() as main:
+        ways = [bulk.url("tls=none&name=bulk"), main.url("tls=none&name=main")]
+        routes = ("tag:newsletter=bulk", "to:*=main")
+        async with carrying(database, ways, outbound_routes=routes, outbound_concurrency=1) as carrier:
+            bulk.next("mail", sink.reply("421 4.7.0 rate limited, try again in 200 seconds"))
+            await queue(database, account_id, "one.example", 1, tags=tagged)
+            await at_rest(database, carrier, account_id)
+            await queue(database, account_id, "one.example", 2 * deliver.AHEAD, tags=tagged)
+            await queue(database, account_id, "one.example", 1)
+            await at_rest(database, carrier, account_id)
+            assert (bulk.count, main.count) == (0, 1)
 
 
 async def test_a_provider_that_answers_429_is_left_in_peace_until_it_said(

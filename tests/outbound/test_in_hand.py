@@ -26,9 +26,11 @@ async def _nowhere(_: Outgoing) -> str:
     raise AssertionError("nothing here is for an own domain")
 
 
-def _carrier(database: db.Database, relay: sink.Sink, *, lease_seconds: float) -> deliver.Carrier:
-    """One delivery at a time, two in hand; its leases are not renewed."""
-    made = settings.load(outbound_concurrency=1, lease_seconds=lease_seconds)
+def _carrier(
+    database: db.Database, relay: sink.Sink, *, lease_seconds: float, at_once: int = 1, **changes: float
+) -> deliver.Carrier:
+    """One delivery at a time, four in hand; its leases are not renewed by themselves."""
+    made = settings.load(outbound_concurrency=at_once, lease_seconds=lease_seconds, **changes)
     provider = urls.from_url(relay.url("tls=none"), made)
     router = Router([provider], (), local.LocalProvider(_nowhere))
     signer = signing.Signer(database, KEYRING, made)
@@ -90,3 +92,31 @@ async def test_no_more_are_claimed_than_may_be_in_hand(database: db.Database, ac
         await relay.until(lambda: relay.count == 5)
         assert relay.connections == 1
         assert await carrier.close(PATIENCE) == 0
+
+
+async def test_a_recipient_that_was_claimed_anew_by_the_same_process_stays_in_hand(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Broken on purpose: with the end of the first attempt taking out of hand whatever is there for the recipient, the
+    second one's lease was not renewed, and the test gave up waiting for it."""
+    stale, fresh = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(PATIENCE), sink.Sink() as relay, database.connection() as connection:
+        await _queue(database, account_id, 1)
+        relay.next("dot", sink.late(stale), sink.late(fresh))
+        carrier = _carrier(database, relay, lease_seconds=20, at_once=2, heartbeat_seconds=0.01)
+        await carrier.drain(account_id)
+        await relay.until(lambda: relay.count == 1)
+        await connection.execute("update deliveries set due_at = now()")  # as if nothing had been renewed for long
+        await carrier.drain(account_id)
+        await relay.until(lambda: relay.count == 2)
+        stale.set()
+        while not await connection.fetchval("select count(*) from attempts where is_stale"):
+            pass
+        await connection.execute("update deliveries set due_at = now()")
+        renewing = asyncio.create_task(carrier.renew_leases())
+        while not await connection.fetchval("select count(*) from deliveries where due_at > now() + interval '10 s'"):
+            pass
+        renewing.cancel()
+        fresh.set()
+        assert await carrier.close(PATIENCE) == 0
+        assert await connection.fetchval("select status from deliveries") == "sent"

@@ -79,7 +79,7 @@ with head as materialized (
   where h.account_id = :account_id and h.due_at <= statement_timestamp()
   order by h.due_at limit :limit
 )
-select c.id, c.domain, cast(extract(epoch from least(e.expires_at,
+select c.id, c.domain, c.address, e.mail_from, e.from_address as author, e.tags, cast(extract(epoch from least(e.expires_at,
     coalesce(c.waits_since, e.scheduled_at, e.created_at) + make_interval(secs => :max_age)) - statement_timestamp()) as double precision) as seconds_left
 from head h
 join deliveries c on c.account_id = :account_id and c.id = h.id
