@@ -183,6 +183,16 @@ def _check_literal(domain: str, literals: bool) -> None:
         raise InvalidAddress("not an address literal") from None
 
 
+def spellings(domain: str) -> tuple[str, ...]:
+    """A domain as it may have been written, in lower case: in A-labels and, where that is another, in U-labels."""
+    lower = domain.lower()
+    try:
+        in_ascii = lower if lower.isascii() else _ascii_domain(lower)
+        return tuple(dict.fromkeys((in_ascii, idna.decode(in_ascii))))
+    except (idna.IDNAError, UnicodeError, InvalidAddress):  # no such name, or one that only DNS knows: a_b.example
+        return (lower,)
+
+
 @functools.lru_cache(maxsize=1024)
 def _ascii_domain(domain: str) -> str:
     if len(domain) > MAX_DOMAIN:  # before idna, whose work grows faster than the name

@@ -9,6 +9,7 @@ is left out, and nothing comes twice, whatever is written meanwhile.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -32,8 +33,8 @@ class Wanted:
 
     status: str | None = None  # one of emails.ORDER
     to: str | None = None  # a recipient's address
-    from_address: str | None = None  # in lower case
-    from_domain: str | None = None  # in lower case
+    from_addresses: Collection[str] | None = None  # one of these, in lower case
+    from_domains: Collection[str] | None = None  # at one of these, in lower case
     subject: str | None = None  # a part of it, in any case
     tag: str | None = None  # a tag's name, value, or name:value
     metadata: tuple[str, str] | None = None  # a member, and its value as text
@@ -47,7 +48,7 @@ class Wanted:
     @property
     def is_selective(self) -> bool:
         """Whether e-mails of the range are asked whether they match."""
-        asked = (self.status, self.from_address, self.from_domain, self.subject, self.tag, self.metadata)
+        asked = (self.status, self.from_addresses, self.from_domains, self.subject, self.tag, self.metadata)
         return any(one is not None for one in (*asked, self.provider, self.reply))
 
 
@@ -97,6 +98,12 @@ def _bounds(wanted: Wanted, ascending: bool) -> tuple[UUID, UUID]:
 
 
 def _filters(wanted: Wanted) -> dict[str, Any]:
-    names = ("status", "to", "from_address", "from_domain", "subject", "tag", "provider", "reply", "since", "until")
+    names = ("status", "to", "subject", "tag", "provider", "reply", "since", "until")
     name, value = wanted.metadata or (None, None)
-    return {one: getattr(wanted, one) for one in names} | {"metadata_name": name, "metadata_value": value}
+    senders = {one: getattr(wanted, one) for one in ("from_addresses", "from_domains")}
+    return {
+        **{one: getattr(wanted, one) for one in names},
+        **{one: None if found is None else list(found) for one, found in senders.items()},
+        "metadata_name": name,
+        "metadata_value": value,
+    }

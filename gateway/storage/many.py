@@ -36,7 +36,7 @@ class Wanted:
     tag: str | None = None  # of its e-mail: a tag's name, value, or name:value
     since: datetime | None = None  # its e-mail was accepted from here on
     until: datetime | None = None  # … and before
-    domains: Collection[str] | None = None  # its e-mail's From is at one of these; A-labels
+    domains: Collection[str] | None = None  # its e-mail's From is at one of these, as they may be written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -637,12 +637,12 @@ def _of_item(index: int, error: errors.ApiError) -> errors.ApiError:
 
 
 def _wanted(query: EmailsQuery) -> listing.Wanted:
-    from_address, from_domain = _from(query.from_)
+    from_addresses, from_domains = _from(query.from_)
     return listing.Wanted(
         status=query.status,
         to=as_listed(query.to) if query.to else None,
-        from_address=from_address,
-        from_domain=from_domain,
+        from_addresses=from_addresses,
+        from_domains=from_domains,
         subject=query.subject,
         tag=query.tag,
         metadata=_member(query.metadata) if query.metadata is not None else None,
@@ -655,14 +655,15 @@ def _wanted(query: EmailsQuery) -> listing.Wanted:
     )
 
 
-def _from(text: str | None) -> tuple[str | None, str | None]:
-    """An address, or a domain, in lower case. Raises ValidationFailed."""
+def _from(text: str | None) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """An address, or a domain, in each way to write it. Raises ValidationFailed."""
     if not text:
         return None, None
     if text.startswith("@"):
-        return None, text[1:].lower()
+        return None, address.spellings(text[1:])
     try:
-        return str(address.parse(text)).lower(), None
+        sender = address.parse(text)
+        return tuple(f"{sender.local.lower()}@{domain}" for domain in address.spellings(sender.domain)), None
     except address.InvalidAddress:
         raise errors.invalid("from", "neither an e-mail address nor a @domain") from None
 

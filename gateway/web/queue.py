@@ -227,7 +227,7 @@ def _wanted(caller: Caller, body: Filter, statuses: Sequence[str]) -> many.Wante
         tag=body.tag,
         since=body.since,
         until=body.until,
-        domains=caller.domains or None,
+        domains=[one for domain in caller.domains for one in address.spellings(domain)] or None,
     )
 
 

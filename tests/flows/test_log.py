@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests import sending
+from tests import house, sending
 from tests.outbound import sink
 
 pytestmark = pytest.mark.anyio
@@ -56,3 +56,22 @@ async def test_emails_are_found_by_what_they_say_who_sent_them_and_what_peers_sa
         ({"subject": ""}, "subject"),
     ):
         sending.refused(await sender.get("/emails", params=query), field)
+
+
+async def test_a_sender_beyond_ascii_is_found_and_left_alone_in_every_writing_of_its_domain(
+    sending_house: house.House, sender: httpx2.AsyncClient
+) -> None:
+    """Seen to fail with only the writing that was asked for looked for: nothing was found by A-labels, and a key of the
+    domain, which keeps it so, canceled nobody."""
+    sent = [
+        await sending.send(sender, from_=f"App@{domain}", scheduled_at="in 1 hour")
+        for domain in ("b\u00fccher.example", "xn--bcher-kva.example", "other.example")
+    ]
+    for domain in ("b\u00fccher.example", "B\u00dcCHER.example", "XN--bcher-kva.example"):
+        for asked in (f"@{domain}", f"app@{domain}"):
+            assert await ids(sender, **{"from": asked}) == sent[:2], asked
+    wish = {"name": "one", "scopes": ["send"], "domains": ["b\u00fccher.example"]}
+    key = (await sender.post("/api-keys", json=wish)).json()["key"]
+    async with sending_house.client(key) as limited:
+        assert (await limited.post("/emails/cancel", json={})).json()["emails"] == 2
+    assert await ids(sender, status="canceled") == sent[:2]

@@ -46,6 +46,23 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         address.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("domain", "written"),
+    [
+        ("A.example", {"a.example"}),
+        ("B\u00dcCHER.example", {"b\u00fccher.example", "xn--bcher-kva.example"}),
+        ("xn--bcher-kva.example", {"b\u00fccher.example", "xn--bcher-kva.example"}),
+        ("xn--\u00fc", {"xn--\u00fc"}),
+        ("a_b.example", {"a_b.example"}),
+        ("[192.0.2.1]", {"[192.0.2.1]"}),
+        ("", {""}),
+        ("x" * 9000, {"x" * 9000}),
+    ],
+)
+def test_a_domain_has_up_to_two_spellings(domain: str, written: set[str]) -> None:
+    assert set(address.spellings(domain)) == written
+
+
 def test_literals_are_let_in_by_a_flag_alone() -> None:
     assert str(address.parse("a@[192.0.2.1]", literals=True)) == "a@[192.0.2.1]"
     assert str(address.parse("a@[IPv6:2001:db8::1]", literals=True)) == "a@[IPv6:2001:db8::1]"

@@ -21,8 +21,8 @@ with looked as materialized (
 ), found as (
   select e.* from looked e
   where (cast(:since as timestamptz) is null or e.created_at >= :since) and (cast(:until as timestamptz) is null or e.created_at < :until)
-    and (cast(:from_address as text) is null or lower(e.from_address) = :from_address)
-    and (cast(:from_domain as text) is null or lower(split_part(e.from_address, '@', -1)) = :from_domain)
+    and (cast(:from_addresses as text[]) is null or lower(e.from_address) = any(cast(:from_addresses as text[])))
+    and (cast(:from_domains as text[]) is null or lower(split_part(e.from_address, '@', -1)) = any(cast(:from_domains as text[])))
     and (cast(:subject as text) is null or position(lower(:subject) in lower(e.subject)) > 0)
     and (cast(:metadata_name as text) is null or e.metadata ->> :metadata_name = :metadata_value)
     and (cast(:tag as text) is null or exists (
