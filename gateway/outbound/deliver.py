@@ -11,11 +11,12 @@ written yet is kept and tried again, for the mail is out. Whose destination may 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -62,6 +63,7 @@ HANDOVER: Final = prometheus_client.Histogram(
 
 CHUNK: Final = 50  # recipients of one claim; small, so that accounts take turns
 AHEAD: Final = 4  # recipients in hand, times those that the network may have at once
+LARGE_AT_ONCE: Final = 67_108_864  # bytes of large mail in memory, but for signatures and the form on the wire
 VERDICTS: Final = 200  # written in one transaction
 REPLY_KEPT: Final = 1000  # characters
 KEEP_THEIR_OWN: Final = ("local", "mailgun", "postmark")  # providers that do not use return paths of ours
@@ -113,6 +115,32 @@ class Slots:
                 self._changed.notify_all()
 
 
+class Room:
+    """Bytes of large mail that this process holds at once. Nobody is overtaken; who wants more than there is has it
+    alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._free = most
+        self._first = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def of(self, size: int) -> AsyncIterator[None]:
+        """Entered when there is so much room."""
+        taken = min(size, self._most)
+        async with self._first:
+            while self._free < taken:
+                self._changed.clear()
+                await self._changed.wait()
+            self._free -= taken
+        try:
+            yield
+        finally:
+            self._free += taken
+            self._changed.set()
+
+
 class Carrier:
     """All deliveries of one worker process."""
 
@@ -141,6 +169,7 @@ class Carrier:
         at_once = settings.outbound_concurrency
         self._shaping = Shaping(in_hand=AHEAD * at_once, at_once=settings.destination_concurrency)
         self._network = asyncio.Semaphore(at_once)
+        self._large = Room(LARGE_AT_ONCE)
         self._slots = Slots(AHEAD * at_once, least=max(1, at_once // 2))  # fewer are free: the network has enough
         self._held: dict[UUID, Held] = {}  # by delivery
         self._tasks: set[asyncio.Task[None]] = set()
@@ -245,7 +274,7 @@ class Carrier:
     async def _in_turn(self, held: Held) -> list[emails.Settled] | HeldBack:
         """What is to be written, unless the recipient's destination may not be written to now."""
         claimed = held.claimed
-        provider = await self._router.first(_outgoing(claimed, claimed.raw))
+        provider = await self._router.first(_outgoing(claimed, claimed.raw or b""))
         if provider is None:
             return await self._over_network(held, time.monotonic())
         destination = self._shaping.destination(provider, claimed.domain)
@@ -258,10 +287,12 @@ class Carrier:
             destination.leave(turn)
 
     async def _over_network(self, held: Held, turn: float) -> list[emails.Settled] | HeldBack:
-        async with self._network:
+        claimed = held.claimed
+        room = contextlib.nullcontext() if claimed.raw is not None else self._large.of(claimed.size)
+        async with room, self._network:
             if time.monotonic() >= held.until:
                 raise LeaseLost
-            return await self._attempt(held.claimed, turn)
+            return await self._attempt(claimed, turn)
 
     async def _hold_back(self, held: Held, held_back: HeldBack) -> None:
         """Give the recipient back untried, or up, where its time is over and its destination at fault."""
@@ -334,11 +365,19 @@ class Carrier:
 
     async def _ready(self, claimed: emails.Claimed) -> bytes:
         """The message as it goes out. Signatures cover the recipient's link (RFC 8058 4). Raises NotSigned, NoLink."""
-        raw = claimed.raw
+        raw = claimed.raw if claimed.raw is not None else await self._read(claimed)
         if claimed.topic is not None:
             raw = self._links.fields(_offer(claimed, claimed.topic)) + raw
         author = claimed.author if claimed.composed_here else None
         return await self._signer.signed(claimed.account_id, raw, author=author)
+
+    async def _read(self, claimed: emails.Claimed) -> bytes:
+        """Raises Unavailable: the lease runs out, and somebody tries again."""
+        async with self._database.connection() as connection:
+            raw = await emails.raw(connection, claimed.account_id, claimed.email_id)
+        if raw is None:  # while somebody has it in hand nobody removes it
+            raise LeaseLost
+        return raw
 
     def _guard(self, claimed: emails.Claimed) -> AboutToCommit | None:
         """For `hold`: what must be committed before DATA, so that a lost worker leaves the truth behind."""
@@ -428,7 +467,7 @@ def _outgoing(claimed: emails.Claimed, raw: bytes, return_path: str = "") -> Out
         rcpt_to=claimed.address,
         raw=raw,
         return_path=return_path,
-        smtputf8=not claimed.raw.isascii() and not claimed.raw.partition(b"\r\n\r\n")[0].isascii(),  # RFC 6532 3.2
+        smtputf8=not raw.isascii() and not raw.partition(b"\r\n\r\n")[0].isascii(),  # RFC 6532 3.2
         author=claimed.author,
         tags=tuple((tag["name"], tag["value"]) for tag in claimed.tags),
     )

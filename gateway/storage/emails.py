@@ -43,6 +43,7 @@ ORDER: Final = (
 UNFINISHED: Final = frozenset(ORDER[:5])
 CANCELABLE: Final = frozenset({"scheduled", "queued", "deferred", "unknown"})
 RETRYABLE: Final = frozenset({"deferred", "unknown", "failed", "bounced"})
+LARGE: Final = 262_144  # bytes; from here on mail is read when it is sent, not when it is claimed
 HANDED_OVER: Final = frozenset({"sent", "delivered", "unknown"})  # outcomes of attempts
 
 
@@ -168,7 +169,8 @@ class Claimed:
     suppressed: bool  # on the suppression list by now, for mail like this one
     topic: str | None  # that can be unsubscribed from; empty = the sender's domain; None = nothing
     composed_here: bool  # so that From is known to say `author`
-    raw: bytes
+    size: int  # bytes of the composed mail
+    raw: bytes | None  # None = it is LARGE
     before: str  # status when it was claimed: scheduled, queued, deferred; sending = somebody's lease ran out
 
     @property
@@ -270,7 +272,9 @@ async def claim(
     ids = list({row["email_id"] for row in rows})
     canonical = {row["id"]: _canonical(row["address"]) for row in rows}
     addresses = sorted(set(canonical.values()))
-    found = await sql.claimed_emails.fetch(connection, account_id=account_id, ids=ids, addresses=addresses)
+    found = await sql.claimed_emails.fetch(
+        connection, account_id=account_id, ids=ids, addresses=addresses, at_once=LARGE - 1
+    )
     emails = {row["id"]: row for row in found}
     listed = {(recipient, scope) for scope, _, recipient in (text.partition(" ") for text in found[0]["listed"])}
     return [_claimed(account_id, row, emails[row["email_id"]], canonical[row["id"]], listed) for row in rows]
@@ -304,6 +308,7 @@ def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, liste
         suppressed=any((canonical, scope) in listed for scope in scopes),
         topic=email["topic"],
         composed_here=email["source"] == "api",
+        size=email["size"],
         raw=email["raw"],
         before=row["before"],
     )

@@ -45,8 +45,9 @@ from due where d.account_id = :account_id and d.id = due.id
 returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_id, d.waits_since, due.status as before
 
 -- claimed_emails: what is to be sent to them; `listed` are those of the addresses that are not to be written to by now,
--- each behind its scope and a space
-select e.id, e.mail_from, e.from_address, e.source, e.tags, e.on_unknown, e.expires_at, e.created_at, e.scheduled_at, e.topic, c.raw,
+-- each behind its scope and a space; large ones are not read yet
+select e.id, e.mail_from, e.from_address, e.source, e.tags, e.on_unknown, e.expires_at, e.created_at, e.scheduled_at, e.topic, e.size,
+  case when e.size <= :at_once then c.raw end as raw,
   array(select s.scope || ' ' || s.address from suppressions s where s.account_id = :account_id and s.address = any(cast(:addresses as text[]))
     and (s.expires_at is null or s.expires_at > statement_timestamp())) as listed
 from emails e join contents c on c.account_id = e.account_id and c.id = e.id
