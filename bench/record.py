@@ -117,7 +117,7 @@ async def _counting(setting: Setting, dsn: str, database: db.Database) -> list[R
     await connection.execute(LOG, account_id)
     await connection.execute("analyze")
     count = await connection.fetchval("select last_seq from event_heads where account_id = $1", account_id)
-    record = Record(database, rest=_no_rest)
+    record = Record(database, rest=_no_rest, saw=lambda account_id, head: None)
     reading = await _timed(lambda: _read(database, account_id))
     counting = await _timed(lambda: record.drain(account_id))
     singly = [await _one(connection, record, account_id) for _ in range(setting.scaled(TRICKLE, 10))]

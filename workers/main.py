@@ -71,7 +71,7 @@ class Work:
         self._indexing = Drains(self._reader.drain, name="index", concurrency=INDEXING_ACCOUNTS)
         self._judging = Drains(gateway.judging.drain, name="judge")
         self._held = Drains(gateway.judging.drain_held, name="judge held")
-        self._record = Record(gateway.database, rest=gateway.pace.rest)
+        self._record = Record(gateway.database, rest=gateway.pace.rest, saw=gateway.pace.saw)
         self._counting = Drains(self._record.drain, name="count", concurrency=COUNTING_ACCOUNTS)
         self._grown: set[UUID] = set()  # accounts whose logs have grown since they were last counted
         self._looked = float("-inf")  # when all accounts were last looked at for mail to read

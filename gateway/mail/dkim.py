@@ -7,6 +7,7 @@ canonical forms. relaxed/relaxed, for relays fold headers and trim lines. No l=:
 from __future__ import annotations
 
 import base64
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -65,9 +66,9 @@ def to_der(private: Private) -> bytes:
 
 
 def from_der(octets: bytes) -> Private:
-    """Raises UnusableKey."""
+    """What `to_der` wrote of a key made here, whose numbers need no second look. Raises UnusableKey."""
     try:
-        return _usable(serialization.load_der_private_key(octets, password=None))
+        return _usable(serialization.load_der_private_key(octets, password=None, unsafe_skip_rsa_key_validation=True))
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UnusableKey("it cannot be read") from error
 
@@ -185,7 +186,8 @@ def _draft(letter: checking.Letter, key: Key, signed: tuple[bytes, ...], lines: 
     return Draft(value=value, digest=letter.header_digest("relaxed", signed, carrier), private=key.private)
 
 
-def _folded_names(names: Sequence[bytes]) -> str:
+@functools.lru_cache(maxsize=256)  # the same few, mail after mail
+def _folded_names(names: tuple[bytes, ...]) -> str:
     """Names with colons between, in lines; a fold may stand before each name (RFC 6376 3.5, h=)."""
     lines, width = [""], 2
     for at, name in enumerate(names):

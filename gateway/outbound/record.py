@@ -72,10 +72,16 @@ class Entry:
 class Record:
     """Counts what accounts' logs tell."""
 
-    def __init__(self, database: db.Database, *, rest: Callable[[float], Awaitable[None]]) -> None:
-        """`rest` is awaited after so many seconds of work: others go first."""
+    def __init__(
+        self,
+        database: db.Database,
+        *,
+        rest: Callable[[float], Awaitable[None]],  # awaited after so many seconds of work: others go first
+        saw: Callable[[UUID, int], None],  # called with how far an account's log reaches: how fast it grows
+    ) -> None:
         self._database = database
         self._rest = rest
+        self._saw = saw
         self._ending = False
 
     def end(self) -> None:
@@ -112,6 +118,7 @@ class Record:
             if counted is None:
                 return False
             bounds = await events.bounds(connection, account_id)
+            self._saw(account_id, bounds.newest)
             after = max(counted, bounds.oldest - 1)
             until = min(after + statistics.SPAN, bounds.newest)
             news = await statistics.news(connection, account_id, after, until, SLICE_EVENTS)

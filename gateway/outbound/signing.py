@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ SIGNED = prometheus_client.Counter(
 
 BELIEVED_SECONDS: Final = 3.0  # how long it is believed who has a domain, and with which keys
 MAX_KNOWN: Final = 10_000  # domains in memory
-PENS: Final = min(4, os.cpu_count() or 1)  # threads that sign: the interpreter's lock is not held meanwhile
+PENS: Final = 8  # threads that sign: the interpreter's lock is not held meanwhile, but waited for afterwards
 LARGE: Final = 262_144  # bytes; from here on a message is signed off the event loop
 
 

@@ -29,7 +29,7 @@ EVER = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC))
 
 @pytest.fixture
 def counter(database: db.Database) -> Record:
-    return Record(database, rest=no_rest)
+    return Record(database, rest=no_rest, saw=lambda account_id, head: None)
 
 
 async def no_rest(worked: float) -> None:
@@ -250,7 +250,7 @@ async def test_however_the_log_is_sliced_and_by_whomever_every_event_is_counted_
     monkeypatch.setattr(record, "SLICE_EVENTS", 7)
     chance = random.Random(5)
     expected: Counter[tuple[str, str]] = Counter()
-    readers = [Record(database, rest=no_rest) for _ in range(3)]
+    readers = [Record(database, rest=no_rest, saw=lambda account_id, head: None) for _ in range(3)]
     for _ in range(8):
         for _ in range(6):
             domain = chance.choice(["one.example", "two.example", "three.example"])

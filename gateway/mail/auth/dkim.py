@@ -289,7 +289,8 @@ def unsigned(field: Field) -> Field:
 
 def _relaxed_header(field: Field) -> bytes:
     """RFC 6376 3.4.2."""
-    unfolded = _SPACES.sub(b" ", field.value.replace(b"\r\n", b"")).strip(b" ")
+    words = field.value.replace(b"\r\n", b"").replace(b"\t", b" ").split(b" ")
+    unfolded = b" ".join(filter(None, words))
     return field.key + b":" + unfolded + b"\r\n"
 
 
