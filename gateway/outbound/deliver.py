@@ -290,9 +290,8 @@ class Carrier:
         claimed = held.claimed
         room = contextlib.nullcontext() if claimed.raw is not None else self._large.of(claimed.size)
         async with room, self._network:
-            if time.monotonic() >= held.until:
-                raise LeaseLost
-            return await self._attempt(claimed, turn)
+            _check_lease(held)
+            return await self._attempt(held, turn)
 
     async def _hold_back(self, held: Held, held_back: HeldBack) -> None:
         """Give the recipient back untried, or up, where its time is over and its destination at fault."""
@@ -324,14 +323,16 @@ class Carrier:
             return [_settled(claimed, _without_network("failed", listed), Fate(status="suppressed"))]
         return None
 
-    async def _attempt(self, claimed: emails.Claimed, turn: float) -> list[emails.Settled] | HeldBack:
+    async def _attempt(self, held: Held, turn: float) -> list[emails.Settled] | HeldBack:
         """What is to be written: one row for each provider tried, the last of which decides. `turn`: when it came."""
+        claimed = held.claimed
         try:
             raw = await self._ready(claimed)
         except (signing.NotSigned, unsubscribe.NoLink) as error:
             verdict = _without_network(error.outcome, str(error))
             return [_settled(claimed, verdict, self._fate(claimed, verdict.verdict))]
         return_path = await self._returning.path(claimed)
+        _check_lease(held)  # again: a slow database may have taken longer than it lasts
         tries = await self._router.send(_outgoing(claimed, raw, return_path), about_to_commit=self._guard(claimed))
         if left_alone := _left_alone(tries):
             return left_alone
@@ -447,6 +448,12 @@ class Carrier:
         last = verdicts[-1]
         async with self._database.connection() as connection:
             return await emails.attempt_exists(connection, last.account_id, last.attempt_id) or None
+
+
+def _check_lease(held: Held) -> None:
+    """Raises LeaseLost where it may have run out."""
+    if time.monotonic() >= held.until:
+        raise LeaseLost
 
 
 def _offer(claimed: emails.Claimed, topic: str) -> unsubscribe.Offer:

@@ -28,13 +28,19 @@ async def _nowhere(_: Outgoing) -> str:
 
 
 def _carrier(
-    database: db.Database, relay: sink.Sink, *, lease_seconds: float, at_once: int = 1, **changes: float
+    database: db.Database,
+    relay: sink.Sink,
+    *,
+    lease_seconds: float,
+    at_once: int = 1,
+    signer: signing.Signer | None = None,
+    **changes: float,
 ) -> deliver.Carrier:
     """One delivery at a time, four in hand; its leases are not renewed by themselves."""
     made = settings.load(outbound_concurrency=at_once, lease_seconds=lease_seconds, **changes)
     provider = urls.from_url(relay.url("tls=none"), made)
     router = Router([provider], (), local.LocalProvider(_nowhere))
-    signer = signing.Signer(database, KEYRING, made)
+    signer = signer or signing.Signer(database, KEYRING, made)
     return deliver.Carrier(database, made, router, signer, unsubscribe.Links(KEYRING, ""), told=lambda _: None)
 
 
@@ -74,6 +80,41 @@ async def test_a_recipient_whose_lease_ran_out_in_hand_is_not_sent_twice(
         assert await halted.close(PATIENCE) == 0
         assert await another.close(PATIENCE) == 0
         assert sorted(relay.taken.values()) == [1, 2]  # two where the relay's answer came too late
+
+
+class Slow(signing.Signer):
+    """One that looks into a database that takes its time."""
+
+    def __init__(self, database: db.Database, done: asyncio.Event) -> None:
+        super().__init__(database, KEYRING, settings.load())
+        self.asked = asyncio.Event()
+        self._done = done
+
+    async def signed(self, account_id: UUID, raw: bytes, *, author: str | None = None) -> bytes:
+        self.asked.set()
+        await self._done.wait()
+        return await super().signed(account_id, raw, author=author)
+
+
+async def test_a_recipient_whose_lease_ran_out_while_it_was_signed_is_not_sent_twice(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Broken on purpose: with the lease looked at before the mail is made ready alone, both sent it."""
+    done = asyncio.Event()
+    async with asyncio.timeout(PATIENCE), sink.Sink() as relay:
+        await _queue(database, account_id, 1)
+        slow = Slow(database, done)
+        halted = _carrier(database, relay, lease_seconds=1, signer=slow)
+        await halted.drain(account_id)
+        await slow.asked.wait()
+        await _until_due(database, account_id)
+        another = _carrier(database, relay, lease_seconds=20)
+        await another.drain(account_id)
+        await relay.until(lambda: relay.count == 1)
+        done.set()
+        assert await halted.close(PATIENCE) == 0
+        assert await another.close(PATIENCE) == 0
+        assert list(relay.taken.values()) == [1]
 
 
 async def test_no_more_are_claimed_than_may_be_in_hand(database: db.Database, account_id: UUID) -> None:
