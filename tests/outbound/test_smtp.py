@@ -259,6 +259,16 @@ async def test_a_reply_that_nobody_asked_for_is_not_the_next_messages(relay: sin
     assert relay.connections == 2
 
 
+async def test_a_refused_rset_is_no_refusal_of_the_next_message(relay: sink.Sink, provider_for: Opened) -> None:
+    """Broken on purpose: with RSET read like MAIL, the second message was not sent, by the fault of the provider."""
+    provider = provider_for(relay.url())
+    relay.next("rcpt", sink.reply("550 5.1.1 no such user"))
+    relay.next("rset", sink.reply("554 5.7.1 too many errors"))
+    assert (await provider.send(outgoing.message())).outcome == "bounced"
+    assert (await provider.send(outgoing.message())).outcome == "sent"
+    assert relay.connections == 2
+
+
 async def test_a_reply_before_the_body_is_not_the_reply_to_it(relay: sink.Sink, provider_for: Opened) -> None:
     """Broken on purpose: without the look at the line before the body, the message was `sent`, and nobody had it."""
     relay.next("data", sink.Act(octets=b"354 go ahead\r\n250 2.0.0 Ok\r\n"))

@@ -216,7 +216,8 @@ class Session:
             transcript.append(f"S: {reply}")
             wanted = reply.code == 354 if words == "DATA" else 200 <= reply.code < 300
             if refused is None and not wanted:
-                refused = DialogueError(stage, reply.text, code=reply.code)
+                # A refused RSET is about what came before: this line is of no use, and the message is not refused
+                refused = DialogueError(stage, reply.text, code=None if words == "RSET" else reply.code)
         if reply.code == 354 and refused is None:
             self._state = "data"
         elif reply.code not in {354, 421}:  # 354 for nobody (RFC 2920 section 3.1), and 421: not to be used again
