@@ -166,6 +166,7 @@ async def test_a_host_that_cannot_be_reached_is_passed_over(dead: str) -> None:
         ("ehlo", sink.reply("550 5.7.1 who?")),
         ("mail", sink.reply("451 4.7.1 greylisted")),
         ("rcpt", sink.reply("450 4.2.0 later")),
+        ("rcpt", sink.reply("503 5.5.1 MAIL first")),
         ("rcpt", sink.cut()),
     ],
 )

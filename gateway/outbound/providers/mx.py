@@ -180,4 +180,6 @@ def _outcome(verdict: Verdict) -> Outcome:
         return verdict.outcome
     if verdict.stage in _BEFORE_MAIL or verdict.code is None or verdict.code < 500:
         return "deferred"
+    if verdict.code == replies.OUT_OF_SEQUENCE:
+        return "deferred"
     return "failed" if verdict.stage == "mail" else "bounced"

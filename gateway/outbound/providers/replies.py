@@ -24,7 +24,7 @@ _PERMANENT: Final[dict[Stage, Outcome]] = {
 }
 _AUTH_CODES: Final = frozenset({530, 534, 535, 538})  # RFC 4954 section 6: never about a recipient
 _AUTH_TEMPORARY: Final = frozenset({432, 454})  # RFC 4954 section 6, as replies to AUTH
-_OUT_OF_SEQUENCE: Final = 503  # RFC 5321 section 4.2.3: about the dialogue, never about a recipient
+OUT_OF_SEQUENCE: Final = 503  # RFC 5321 section 4.2.3: about the dialogue, never about a recipient
 
 # A relay that does not relay for us. With other detail codes the same words may quote a later hop.
 _RELAYING = re.compile(
@@ -78,7 +78,7 @@ def _is_providers_fault(stage: Stage, code: int, enhanced: str | None, text: str
         return True
     if stage == "dot":
         return False
-    if code == _OUT_OF_SEQUENCE:
+    if code == OUT_OF_SEQUENCE:
         return True
     if stage == "mail" and _refuses_us(code, enhanced, text):
         return True
