@@ -183,6 +183,29 @@ def _check_literal(domain: str, literals: bool) -> None:
         raise InvalidAddress("not an address literal") from None
 
 
+def domain_of(text: str) -> str:
+    """The domain of an address as `normal_domain` has it, whatever else is wrong with it; empty where there is no @."""
+    _, at, domain = text.rpartition("@")
+    return normal_domain(domain) if at else ""
+
+
+def normal_domain(domain: str) -> str:
+    """A domain as it is compared: lower-case A-labels, no dot at the end; one that has no A-labels in lower case."""
+    domain = domain.lower().rstrip(".")
+    try:
+        return Address(local="", domain=domain).ascii_domain
+    except InvalidAddress:
+        return domain
+
+
+def canonical_of(text: str) -> str:
+    """The canonical form of an address that was taken once, perhaps by other rules than today's: then in lower case."""
+    try:
+        return recipient(text, literals=True).canonical
+    except InvalidAddress:
+        return text.lower()
+
+
 def spellings(domain: str) -> tuple[str, ...]:
     """A domain as it may have been written, in lower case: in A-labels and, where that is another, in U-labels."""
     lower = domain.lower()

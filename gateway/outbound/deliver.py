@@ -29,7 +29,7 @@ from uuid_utils.compat import uuid7
 
 from gateway import loops
 from gateway.errors import PostroomError, Unavailable
-from gateway.mail import classify
+from gateway.mail import address, classify
 from gateway.outbound import refusals, signing, unsubscribe
 from gateway.outbound.feedback import Feedback
 from gateway.outbound.parking import Parking
@@ -41,7 +41,7 @@ from gateway.outbound.returning import Returning
 from gateway.outbound.route import OPEN_SECONDS, Router, Try
 from gateway.outbound.shaping import ENDING, HeldBack, Shaping, evenly
 from gateway.settings import Settings
-from gateway.storage import db, emails, events, suppressions
+from gateway.storage import db, emails, events
 from gateway.storage.committer import Committer
 
 log = structlog.get_logger(__name__)
@@ -460,7 +460,7 @@ def _offer(claimed: emails.Claimed, topic: str) -> unsubscribe.Offer:
     return unsubscribe.Offer(
         account_id=claimed.account_id,
         email_id=claimed.email_id,
-        sender=suppressions.domain_of(claimed.author),
+        sender=address.domain_of(claimed.author),
         topic=topic,
         address=claimed.canonical,
     )

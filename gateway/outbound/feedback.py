@@ -39,7 +39,7 @@ import prometheus_client
 import structlog
 
 from gateway.errors import Unavailable
-from gateway.mail import classify, dsn
+from gateway.mail import address, classify, dsn
 from gateway.outbound import callbacks as posts
 from gateway.outbound import refusals, reports
 from gateway.outbound.callbacks import News, Post
@@ -181,7 +181,7 @@ async def _tell(
         verdict = classify.classify(one.reply, one.enhanced, own) if refused else None
         reason = _suppresses(one, verdict)
         if reason is not None:
-            await callbacks.suppress(connection, standing.account_id, reports.canonical(standing.address), reason)
+            await callbacks.suppress(connection, standing.account_id, address.canonical_of(standing.address), reason)
         told.append(_event(provider, standing, status, one, verdict))
     if told:
         await events.append(connection, standing.account_id, told)

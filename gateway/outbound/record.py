@@ -159,7 +159,7 @@ async def _entries(connection: db.Connection, account_id: UUID, after: int, news
                 entries.append(_entry(one, mail, (domain, ""), {"accepted": count}))
         elif one.recipient is not None:
             standing = standings.get((one.email_id, one.recipient))
-            where = (_domain(one.recipient), _provider(one, standing))
+            where = (address.domain_of(one.recipient), _provider(one, standing))
             counts = _outcome(one, (one.email_id, one.recipient), taken)
             entries.append(_entry(one, mail, where, counts, _due(one, mail, standing) if "taken" in counts else None))
     return entries
@@ -171,7 +171,7 @@ def _entry(
     """`where`: the recipient's domain and the provider."""
     return Entry(
         hour=one.created_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0),
-        sender_domain=_domain(mail.from_address) if mail else "",
+        sender_domain=address.domain_of(mail.from_address) if mail else "",
         recipient_domain=where[0],
         provider=where[1],
         tags=tuple(dict.fromkeys(f"{tag['name']}:{tag['value']}" for tag in mail.tags)) if mail else (),
@@ -213,14 +213,6 @@ def _provider(one: News, standing: Standing | None) -> str:
     if left_by is not None and one.provider in (None, callbacks.provider_of(left_by)):
         return left_by
     return one.provider or ""
-
-
-def _domain(text: str) -> str:
-    """Lower-case A-labels; of what is no address by today's rules, whatever stands behind the @."""
-    try:
-        return address.parse(text, literals=True).ascii_domain
-    except address.InvalidAddress:
-        return text.rpartition("@")[2].lower()
 
 
 # Adding up

@@ -47,19 +47,11 @@ def news(report: dsn.Report, recipient: str, report_id: str) -> tuple[News, ...]
 
 def _fate(fates: Sequence[dsn.Fate], recipient: str) -> dsn.Fate | None:
     """The one that counts; of failures, rather one that does not suppress the address."""
-    ours = canonical(recipient)
-    counted = [fate for fate in fates if fate.recipient and canonical(fate.recipient) == ours] or fates
+    ours = address.canonical_of(recipient)
+    counted = [fate for fate in fates if fate.recipient and address.canonical_of(fate.recipient) == ours] or fates
     return min(counted, key=_rank, default=None)
 
 
 def _rank(fate: dsn.Fate) -> tuple[int, bool]:
     failed = fate.action == "failed"
     return _BEST_FIRST.index(fate.action), failed and classify.classify(fate.diagnostic, fate.status).suppresses
-
-
-def canonical(recipient: str) -> str:
-    """An address as suppression lists have it; what is none, in lower case."""
-    try:
-        return address.recipient(recipient).canonical
-    except address.InvalidAddress:
-        return recipient.lower()

@@ -21,8 +21,7 @@ from typing import Final
 from uuid import UUID
 
 from gateway.errors import Unavailable
-from gateway.mail import verp
-from gateway.outbound import signing
+from gateway.mail import address, verp
 from gateway.storage import db, domains, emails
 
 BELIEVED_SECONDS: Final = 10.0  # how long it is believed which return domain an account's domain has
@@ -47,7 +46,7 @@ class Returning:
         """The return path of a delivery, the same at each attempt as long as the domain's DNS is; empty = none."""
         if self._paths is None or not claimed.mail_from:
             return ""
-        domain = await self._domain(claimed.account_id, signing.domain_of(claimed.author), self._paths.domain)
+        domain = await self._domain(claimed.account_id, address.domain_of(claimed.author), self._paths.domain)
         return self._paths.address(claimed.id, domain)
 
     async def _domain(self, account_id: UUID, author: str, usual: str) -> str:

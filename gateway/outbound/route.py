@@ -20,6 +20,7 @@ from typing import Final
 
 import structlog
 
+from gateway.mail import address
 from gateway.outbound import rules
 from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Provider, Verdict
 
@@ -114,7 +115,7 @@ class Router:
     ) -> None:
         self._routes = providers if isinstance(providers, rules.Routes) else rules.of_providers(providers)
         self._circuits = tuple(Circuit(provider, clock) for provider in self._routes.providers)
-        self._own_domains = frozenset(rules.normal(domain) for domain in own_domains if domain != "*")
+        self._own_domains = frozenset(address.normal_domain(domain) for domain in own_domains if domain != "*")
         self._local = Circuit(local, clock)
         self._is_custom_domain = is_custom_domain
 
@@ -159,12 +160,12 @@ class Router:
         if circuit is self._local:
             return
         if verdict.of_one_domain:
-            circuit.record_at(rules.domain_of(outgoing.rcpt_to), verdict)
+            circuit.record_at(address.domain_of(outgoing.rcpt_to), verdict)
         else:
             circuit.record(verdict)
 
     async def _circuits_for(self, outgoing: Outgoing) -> tuple[Circuit, ...]:
-        if await self._is_own(rules.domain_of(outgoing.rcpt_to)):
+        if await self._is_own(address.domain_of(outgoing.rcpt_to)):
             return (self._local,)
         return tuple(self._circuits[position] for position in self._routes.ways(outgoing))
 

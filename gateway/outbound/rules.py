@@ -87,20 +87,6 @@ def read(settings: Settings, resolver: Resolver | None = None) -> Routes:
     return Routes(providers=tuple(way.provider for way in ways), rules=rules, unrouted=unrouted)
 
 
-def normal(domain: str) -> str:
-    """Lower-case A-labels without a dot at the end, so that both ways of writing a domain are one."""
-    domain = domain.lower().rstrip(".")
-    try:
-        return address.Address(local="", domain=domain).ascii_domain
-    except address.InvalidAddress:
-        return domain
-
-
-def domain_of(path: str) -> str:
-    """The domain of an address, as `normal` writes it; empty where it has none."""
-    return normal(path.rpartition("@")[2])
-
-
 def _names(ways: Sequence[urls.Way]) -> dict[str, list[int]]:
     """Positions by what rules may call them; more than one where nobody can tell which is meant."""
     called: dict[str, list[int]] = {}
@@ -138,7 +124,7 @@ def _domain_pattern(word: str, pattern: str) -> str:
     if pattern == "*":
         return pattern
     star = "*." if pattern.startswith("*.") else ""
-    domain = normal(pattern.removeprefix("*."))
+    domain = address.normal_domain(pattern.removeprefix("*."))
     try:
         address.parse(f"x@{domain}")
     except address.InvalidAddress:
@@ -167,11 +153,11 @@ def _domain_fits(domain: str, pattern: str) -> bool:
 
 
 def _to(outgoing: Outgoing, pattern: str) -> bool:
-    return _domain_fits(domain_of(outgoing.rcpt_to), pattern)
+    return _domain_fits(address.domain_of(outgoing.rcpt_to), pattern)
 
 
 def _from(outgoing: Outgoing, pattern: str) -> bool:
-    return _domain_fits(domain_of(outgoing.author or outgoing.mail_from), pattern)
+    return _domain_fits(address.domain_of(outgoing.author or outgoing.mail_from), pattern)
 
 
 def _tag(outgoing: Outgoing, pattern: str) -> bool:

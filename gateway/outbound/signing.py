@@ -95,7 +95,7 @@ class Signer:
 
     async def _sign(self, account_id: UUID, raw: bytes, author: str | None) -> bytes:
         try:
-            choice = await self._choice(account_id, domain_of(author) if author else dkim.author(raw))
+            choice = await self._choice(account_id, address.domain_of(author) if author else dkim.author(raw))
         except dkim.Unsignable as error:
             raise NotSigned(f"554 5.6.0 {error}", outcome="failed") from error
         except Unavailable as error:
@@ -183,7 +183,7 @@ class Senders:
 
     async def check(self, account_id: UUID, addresses: Iterable[str]) -> None:
         """Raises RestrictedApiKey for the first whose domain another account has verified."""
-        for domain in sorted({domain_of(text) for text in addresses if text} - self._shared):
+        for domain in sorted({address.domain_of(text) for text in addresses if text} - self._shared):
             owner = await self._owner(domain)
             if owner is not None and owner != account_id:
                 raise RestrictedApiKey(f"Another account has verified {domain}: mail from there is its own.")
@@ -222,16 +222,7 @@ async def ensure_keys(
 
 def shared_domains(settings: Settings) -> frozenset[str]:
     """MAIL_DOMAINS that are names, as lower-case A-labels."""
-    return frozenset(domain_of(f"postmaster@{name}") for name in settings.mail_domains if name != "*")
-
-
-def domain_of(text: str) -> str:
-    """An address's domain in lower-case A-labels; empty where it has none."""
-    domain = text.rpartition("@")[2].lower().rstrip(".")
-    try:
-        return address.Address(local="", domain=domain).ascii_domain
-    except address.InvalidAddress:
-        return domain
+    return frozenset(address.domain_of(f"postmaster@{name}") for name in settings.mail_domains if name != "*")
 
 
 def house_key(settings: Settings) -> tuple[str, dkim.Private] | None:

@@ -109,10 +109,7 @@ def name_of(provider: str, provider_id: str, recipient: str) -> str:
     name = bare(provider_id)
     if provider != "mailgun" or not name or not recipient:
         return name
-    try:
-        return f"{name} {address.recipient(recipient).canonical}"
-    except address.InvalidAddress:
-        return f"{name} {recipient.lower()}"
+    return f"{name} {address.canonical_of(recipient)}"
 
 
 async def note_messages(connection: db.Connection, handed: Sequence[Handed]) -> None:

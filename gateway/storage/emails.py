@@ -270,7 +270,7 @@ async def claim(
     if not rows:
         return []
     ids = list({row["email_id"] for row in rows})
-    canonical = {row["id"]: _canonical(row["address"]) for row in rows}
+    canonical = {row["id"]: address.canonical_of(row["address"]) for row in rows}
     addresses = sorted(set(canonical.values()))
     found = await sql.claimed_emails.fetch(
         connection, account_id=account_id, ids=ids, addresses=addresses, at_once=LARGE - 1
@@ -278,13 +278,6 @@ async def claim(
     emails = {row["id"]: row for row in found}
     listed = {(recipient, scope) for scope, _, recipient in (text.partition(" ") for text in found[0]["listed"])}
     return [_claimed(account_id, row, emails[row["email_id"]], canonical[row["id"]], listed) for row in rows]
-
-
-def _canonical(recipient: str) -> str:
-    try:
-        return address.parse(recipient, literals=True).canonical
-    except address.InvalidAddress:  # stored by other rules than today's
-        return recipient.lower()
 
 
 def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, listed: set[tuple[str, str]]) -> Claimed:
@@ -526,7 +519,7 @@ async def _choose(
     if not rows:
         raise NotFound
     if only is not None:
-        by_address = {_canonical(row["address"]): row for row in rows}
+        by_address = {address.canonical_of(row["address"]): row for row in rows}
         _check_named(only, {address: row["status"] for address, row in by_address.items()}, statuses)
         rows = [by_address[address] for address in dict.fromkeys(only)]
     return [row["id"] for row in rows if row["status"] in statuses]

@@ -62,7 +62,7 @@ class Wish:
 
 def scopes_of(sender: str, topic: str | None) -> tuple[str, ...]:
     """The scopes that an e-mail is in, by the address in its From and its topic; None or empty = no topic."""
-    found = (EVERYTHING, DOMAIN + domain_of(sender))
+    found = (EVERYTHING, DOMAIN + address.domain_of(sender))
     return (*found, TOPIC + topic) if topic else found
 
 
@@ -82,14 +82,6 @@ def read_scope(text: str) -> str:
 
 def is_topic(text: str) -> bool:
     return _TOPIC.fullmatch(text) is not None
-
-
-def domain_of(sender: str) -> str:
-    """A stored address's domain in lower-case A-labels."""
-    try:
-        return address.parse(sender, literals=True).ascii_domain
-    except address.InvalidAddress:  # stored by other rules than today's
-        return sender.rpartition("@")[2].lower()
 
 
 async def put(connection: db.Connection, account_id: UUID, wishes: Sequence[Wish]) -> list[Suppression]:

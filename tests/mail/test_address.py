@@ -47,6 +47,25 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "domain", "canonical"),
+    [
+        ("Ann@Shop.EXAMPLE", "shop.example", "ann@shop.example"),
+        ("<Ann@B\u00dcCHER.example.>", "b\u00fccher.example.>", "<ann@b\u00fccher.example.>"),
+        ("<Ann@B\u00dcCHER.example>", "b\u00fccher.example>", "ann@xn--bcher-kva.example"),
+        ("ann@B\u00dcCHER.example.", "xn--bcher-kva.example", "ann@b\u00fccher.example."),
+        ('"a@b"@X.example', "x.example", '"a@b"@x.example'),
+        ("x@[192.0.2.1]", "[192.0.2.1]", "x@[192.0.2.1]"),
+        ("Nobody", "", "nobody"),
+        ("", "", ""),
+    ],
+)
+def test_what_was_taken_once_has_a_domain_and_a_canonical_form_whatever_it_is(
+    text: str, domain: str, canonical: str
+) -> None:
+    assert (address.domain_of(text), address.canonical_of(text)) == (domain, canonical)
+
+
+@pytest.mark.parametrize(
     ("domain", "written"),
     [
         ("A.example", {"a.example"}),
