@@ -47,7 +47,8 @@ SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping
 EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
 RECLAIM_SLICE: Final = 500  # messages of one statement; each may be megabytes
 LATE_SLICE: Final = 1000  # recipients told of in one look
-EMAIL_SLICE: Final = 200  # e-mails of one transaction; each may be megabytes
+EMAIL_SLICE: Final = 200  # e-mails of one transaction
+EMAIL_BYTES: Final = 134_217_728  # of those together: no statement may take as long as one of all of the largest would
 FORGET_SLICE: Final = 2000  # events, keys, attempts
 ACCOUNTS: Final = 2000  # rows looked at to find accounts with work
 VOID_SECONDS: Final = 600  # how long dropped mail lies
@@ -221,7 +222,13 @@ async def forget_emails(database: db.Database, seconds: float) -> int:
 
     async def slice_of(connection: db.Connection, account_id: UUID, after: UUID) -> tuple[int, UUID | None]:
         return await old_emails.remove(
-            connection, account_id, after=after, until=until, seconds=seconds, limit=EMAIL_SLICE
+            connection,
+            account_id,
+            after=after,
+            until=until,
+            seconds=seconds,
+            limit=EMAIL_SLICE,
+            most_bytes=EMAIL_BYTES,
         )
 
     async for account_id in _each(database, functools.partial(old_emails.accounts_with_emails, until=until)):

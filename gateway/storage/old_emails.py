@@ -7,7 +7,7 @@ Events, statistics and idempotency keys are others' and stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -35,14 +35,22 @@ async def accounts_with_attempts(connection: db.Connection, *, after: UUID, unti
 
 
 async def remove(
-    connection: db.Connection, account_id: UUID, *, after: UUID, until: UUID, seconds: float, limit: int
+    connection: db.Connection,
+    account_id: UUID,
+    *,
+    after: UUID,
+    until: UUID,
+    seconds: float,
+    limit: int,
+    most_bytes: int,
 ) -> tuple[int, UUID | None]:
-    """Look at a slice behind `after` and remove what is over in it, with its contents, recipients and attempts. How
-    many, and where the next slice begins; None = nowhere."""
-    rows = await sql.emails.fetch(
+    """Look at a slice behind `after` and remove what is over in it, with its contents, recipients and attempts: no more
+    than `most_bytes` of mail, or one. How many, and where the next slice begins; None = nowhere."""
+    looked = await sql.emails.fetch(
         connection, account_id=account_id, after=after, until=until, seconds=seconds, limit=limit
     )
-    last = rows[-1]["id"] if len(rows) == limit else None
+    rows = _up_to(looked, most_bytes)
+    last = rows[-1]["id"] if len(rows) < len(looked) or len(rows) == limit else None
     over = {row["id"] for row in rows if row["is_over"]}
     if not over:
         return 0, last
@@ -53,6 +61,17 @@ async def remove(
     for statement in (sql.remove_attempts_of, sql.remove_contents, sql.remove_deliveries, sql.remove_emails):
         await statement.run(connection, account_id=account_id, ids=ids)
     return len(ids), last
+
+
+def _up_to(rows: Sequence[Record], most_bytes: int) -> Sequence[Record]:
+    """The first ones, of which those that are over have no more bytes, or are one."""
+    total = 0
+    for place, row in enumerate(rows):
+        size = row["size"] if row["is_over"] else 0
+        if total and total + size > most_bytes:
+            return rows[:place]
+        total += size
+    return rows
 
 
 async def _remove_provider_messages(connection: db.Connection, account_id: UUID, recipients: Iterable[Record]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.errors import InvalidState, NotFound
-from gateway.storage import callbacks, db, deliveries, emails, housekeeping
+from gateway.storage import callbacks, db, deliveries, emails, housekeeping, old_emails
 from tests.storage import rows
 from tests.storage.test_emails import asking, attempts, claim, put, settle, verdict
 
@@ -81,6 +81,30 @@ async def test_what_is_at_its_end_for_long_goes_whole_and_what_is_not_stays(data
     assert await housekeeping.forget_emails(database, 7 * DAY) == gone
     assert await left(database) == kept
     assert await housekeeping.forget_emails(database, 7 * DAY) == 0
+
+
+async def test_no_more_mail_goes_at_once_than_a_statement_has_time_for(database: db.Database, account_id: UUID) -> None:
+    ids = sorted([await old(database, account_id, "sent") for _ in range(3)])
+    async with database.connection() as connection:
+        await connection.execute("update emails set size = 100")
+    removed = 0
+    last: UUID | None = deliveries.FIRST
+    while last is not None:
+        async with database.transaction() as connection:
+            count, last = await old_emails.remove(
+                connection,
+                account_id,
+                after=last,
+                until=old_emails.until(7 * DAY),
+                seconds=7 * DAY,
+                limit=200,
+                most_bytes=199,
+            )
+        assert count <= 1
+        removed += count
+        assert last in {*ids, None}
+    assert removed == 3
+    assert await left(database) == set()
 
 
 async def test_its_attempts_and_its_provider_s_id_go_along_and_its_events_stay(

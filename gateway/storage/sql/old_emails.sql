@@ -9,7 +9,7 @@ where a.id > :after and exists (select 1 from attempts t where t.account_id = a.
 order by a.id limit :limit
 
 -- emails: a slice of an account's e-mails, oldest first; over = every recipient came to its end more than so many seconds ago
-select e.id, not exists (
+select e.id, e.size, not exists (
   select 1 from deliveries d where d.account_id = :account_id and d.email_id = e.id and (d.due_at is not null or d.status = 'unknown'
     or d.updated_at > statement_timestamp() - make_interval(secs => :seconds))) as is_over
 from emails e where e.account_id = :account_id and e.id > :after and e.id < :until
