@@ -569,17 +569,19 @@ def _storable(text: str) -> str:
 def _event(
     claimed: emails.Claimed, tried: Try, fate: Fate, suppress: str | None, found: classify.Classified | None
 ) -> events.NewEvent:
-    data: dict[str, Any] = {
-        "id": claimed.email_id,
-        "recipient": claimed.address,
-        "status": fate.status,
-        "attempt": claimed.number,
-        "reply": _storable(tried.verdict.reply),
-        "provider": tried.provider or None,
-        "next_attempt_in": fate.again_in,
-    }
+    more: dict[str, Any] = {}
     if fate.status == "bounced":
-        data["suppressed"] = suppress is not None  # whether the address is on the suppression list from here on
+        more["suppressed"] = suppress is not None  # whether the address is on the suppression list from here on
     if fate.status in ("bounced", "deferred", "failed") and found is not None:
-        data["classification"] = refusals.shown(found)
-    return events.NewEvent(type=f"email.{fate.status}", email_id=claimed.email_id, data=events.encode(data))
+        more["classification"] = refusals.shown(found)
+    return emails.told_of(
+        claimed.email_id,
+        fate.status,
+        claimed.address,
+        status=fate.status,
+        attempt=claimed.number,
+        reply=_storable(tried.verdict.reply),
+        provider=tried.provider,
+        again_in=fate.again_in,
+        more=more,
+    )

@@ -43,7 +43,7 @@ from gateway.mail import address, classify, dsn
 from gateway.outbound import callbacks as posts
 from gateway.outbound import refusals, reports
 from gateway.outbound.callbacks import News, Post
-from gateway.storage import callbacks, db, events
+from gateway.storage import callbacks, db, emails, events
 from gateway.storage.callbacks import Callback, Standing
 
 log = structlog.get_logger(__name__)
@@ -198,21 +198,19 @@ def _suppresses(news: News, verdict: classify.Classified | None) -> str | None:
 def _event(
     provider: str, standing: Standing, status: str, news: News, verdict: classify.Classified | None
 ) -> events.NewEvent:
-    data: dict[str, Any] = {
-        "id": standing.email_id,
-        "recipient": standing.address,
-        "status": status,
-        "attempt": standing.attempts,
-        "reply": news.reply,
-        "provider": standing.provider if provider == callbacks.MAIL else provider,
-        "next_attempt_in": None,
-        "occurred_at": news.at,
-        **news.details,
-    }
+    more: dict[str, Any] = {"occurred_at": news.at, **news.details}
     if verdict is not None:
-        data["classification"] = refusals.shown(verdict)
-    if news.kind == "bounced":
-        data["suppressed"] = (
-            _suppresses(news, verdict) is not None
-        )  # as where the bounce is a reply to our own dialogue
-    return events.NewEvent(type=f"email.{news.kind}", email_id=standing.email_id, data=events.encode(data))
+        more["classification"] = refusals.shown(verdict)
+    if news.kind == "bounced":  # as where the bounce is a reply to our own dialogue
+        more["suppressed"] = _suppresses(news, verdict) is not None
+    return emails.told_of(
+        standing.email_id,
+        news.kind,
+        standing.address,
+        status=status,
+        attempt=standing.attempts,
+        reply=news.reply,
+        provider=standing.provider if provider == callbacks.MAIL else provider,
+        again_in=None,
+        more=more,
+    )

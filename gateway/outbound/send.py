@@ -491,11 +491,13 @@ def _news(prepared: Prepared, email: emails.NewEmail) -> Iterable[events.NewEven
     yield events.NewEvent(type=kind, email_id=prepared.id, data=events.encode(data))
     for delivery in email.deliveries:
         if delivery.status == "suppressed":
-            about = {
-                "recipient": delivery.address,
-                "status": "suppressed",
-                "attempt": 0,
-                "reply": None,
-                "provider": None,
-            }
-            yield events.NewEvent(type="email.suppressed", email_id=prepared.id, data=events.encode(about))
+            yield emails.told_of(
+                prepared.id,
+                "suppressed",
+                delivery.address,
+                status="suppressed",
+                attempt=0,
+                reply=None,
+                provider=None,
+                again_in=None,
+            )

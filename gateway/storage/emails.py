@@ -543,6 +543,32 @@ def told(email_id: UUID, kind: str, data: Mapping[str, Any]) -> events.NewEvent:
     return events.NewEvent(type=kind, email_id=email_id, data=events.encode({"id": email_id, **data}))
 
 
+def told_of(
+    email_id: UUID,
+    kind: str,
+    recipient: str,
+    *,
+    status: str,
+    attempt: int,
+    reply: str | None,
+    provider: str | None,
+    again_in: float | None,
+    more: Mapping[str, Any] | None = None,
+) -> events.NewEvent:
+    """An event about one recipient. `attempt`: how many there were; `again_in`: seconds to the next, None = none."""
+    data = {
+        "id": email_id,
+        "recipient": recipient,
+        "status": status,
+        "attempt": attempt,
+        "reply": reply,
+        "provider": provider or None,
+        "next_attempt_in": again_in,
+        **(more or {}),
+    }
+    return events.NewEvent(type=f"email.{kind}", email_id=email_id, data=events.encode(data))
+
+
 async def late(connection: db.Connection, seconds: float, limit: int) -> dict[UUID, list[UUID]]:
     """Recipients by account that wait for more than so many seconds and were not told of."""
     found: dict[UUID, list[UUID]] = defaultdict(list)
@@ -560,17 +586,17 @@ async def tell_late(connection: db.Connection, account_id: UUID, ids: Sequence[U
 
 
 def _delayed(row: Record) -> events.NewEvent:
-    data = {
-        "id": row["email_id"],
-        "recipient": row["address"],
-        "status": row["status"],
-        "attempt": row["attempts"],
-        "reply": row["reply"],
-        "provider": row["provider"] or None,
-        "next_attempt_in": max(0.0, float(row["due_in"])),
-        "waits_since": row["waits_since"].astimezone(UTC),
-    }
-    return events.NewEvent(type="email.delayed", email_id=row["email_id"], data=events.encode(data))
+    return told_of(
+        row["email_id"],
+        "delayed",
+        row["address"],
+        status=row["status"],
+        attempt=row["attempts"],
+        reply=row["reply"],
+        provider=row["provider"],
+        again_in=max(0.0, float(row["due_in"])),
+        more={"waits_since": row["waits_since"].astimezone(UTC)},
+    )
 
 
 async def get(connection: db.Connection, account_id: UUID, email_id: UUID) -> Email | None:

@@ -129,7 +129,10 @@ class Queue:
     async def retry_many(
         self, caller: Caller, body: RetryFilter, idempotency_key: str | None, fingerprint: bytes | None
     ) -> models.Answer:
-        """Try again now for everybody who matches, up to `limit` recipients."""
+        """Try again now for everybody who matches, up to `limit` recipients.
+
+        While MAX_QUEUED recipients wait, those who were put off alone, for they wait already; 429 for others by name.
+        """
         wish = once.wish(RETRY, idempotency_key, fingerprint)
         wanted = _wanted(caller, body, (body.status,) if body.status else TAKEN_UNASKED[RETRY])
 
