@@ -359,7 +359,8 @@ create table deliveries (                             -- one recipient of an e-m
   foreign key (account_id, email_id) references emails (account_id, id) on delete cascade
 );
 create index deliveries_by_email on deliveries (account_id, email_id, id);
-create index deliveries_due on deliveries (due_at) where due_at is not null;           -- accounts with due work
+create index deliveries_due on deliveries (due_at) where due_at > '-infinity';         -- looks over all accounts, which say it so:
+                                                      -- a claim must not be led by it over everybody else's
 create index deliveries_due_of_account on deliveries (account_id, due_at) where due_at is not null; -- claims, MAX_QUEUED
 create index deliveries_by_address on deliveries (account_id, address, email_id desc); -- GET /v1/emails?to=
 create index deliveries_late on deliveries (waits_since)                               -- who waits too long and was not told of;

@@ -26,22 +26,24 @@ QUICK: Final = (1_000, 20_000)
 CLAIM: Final = 100
 CLAIMS: Final = 50  # of each size, in turns
 TO_REACH: Final = 0.005  # seconds
-BYTES: Final = 1200  # of each mail
-# E-mails of 20 recipients each, due in an order of its own, so that a claim reads from many of them
-QUEUED: Final = """with added as (
+BYTES: Final = 400  # of each mail
+# One recipient each, due in the order in which they came; `%s` are ids in that order, counted from $2
+QUEUED: Final = """with wished as (
+  select n, %s as email_id, %s as id from generate_series($2::bigint, $2::bigint + $3::integer - 1) n
+), added as (
   insert into emails
     (account_id, id, from_address, mail_from, recipients, subject, message_id, size, source, created_at)
-  select $1, gen_random_uuid(), 'a@sender.example', 'a@sender.example', '{}', 'Hello',
-    gen_random_uuid() || '@sender.example', $3, 'api', now() from generate_series(1, $2::integer / 20)
-  returning account_id, id
+  select $1, email_id, 'a@sender.example', 'a@sender.example', '{}', 'Hello', email_id || '@sender.example', $4,
+    'api', now()
+  from wished
 ), kept as (
   insert into contents (account_id, id, raw, size)
-  select account_id, id, convert_to(rpad('Subject: Hello', $3, 'x'), 'UTF8'), $3 from added
+  select $1, email_id, convert_to(rpad('Subject: Hello', $4, 'x'), 'UTF8'), $4 from wished
 )
 insert into deliveries
   (account_id, id, email_id, kind, address, domain, status, due_at, created_at, updated_at)
-select account_id, gen_random_uuid(), id, 'to', 'user' || n || '@recipient.example', 'recipient.example', 'queued',
-  now() - random() * interval '1 hour', now(), now() from added, generate_series(1, 20) n"""
+select $1, id, email_id, 'to', 'user' || n || '@recipient.example', 'recipient.example', 'queued',
+  now() - interval '1 hour' + (n - $2) * interval '1 ms', now(), now() from wished"""
 
 
 async def run(setting: Setting) -> list[Row]:
@@ -51,20 +53,24 @@ async def run(setting: Setting) -> list[Row]:
         accounts = {size: await tenants.account(dsn) for size in sizes}
         connection = await asyncpg.connect(dsn)
         for size, account_id in accounts.items():
-            await connection.execute(QUEUED, account_id, size, BYTES)
+            await connection.execute(_queued(account_id), account_id, 1, size, BYTES)
         await connection.execute("vacuum analyze")
         database = db.Database(dsn)
         await database.open()
         try:
             seconds: dict[int, list[float]] = {size: [] for size in sizes}
-            for _ in range(setting.rounds(CLAIMS)):
+            for turn in range(setting.rounds(CLAIMS)):
                 for size, account_id in accounts.items():
                     seconds[size].append(await _claim(database, account_id))
-                    await connection.execute(QUEUED, account_id, CLAIM, BYTES)
+                    await connection.execute(_queued(account_id), account_id, size + turn * CLAIM + 1, CLAIM, BYTES)
         finally:
             await database.close()
             await connection.close()
     return [_row(size, times, seconds[sizes[0]]) for size, times in seconds.items()]
+
+
+def _queued(account_id: UUID) -> str:
+    return QUEUED % (tenants.id_of("n", f"{account_id}mail"), tenants.id_of("n", f"{account_id}delivery"))
 
 
 async def _claim(database: db.Database, account_id: UUID) -> float:

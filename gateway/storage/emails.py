@@ -256,8 +256,11 @@ async def suppressed(
 
 
 async def due_accounts(connection: db.Connection, limit: int) -> list[UUID]:
-    """Accounts with somebody to write to now."""
-    return [row["account_id"] for row in await sql.due_accounts.fetch(connection, limit=limit)]
+    """Accounts with somebody to write to now: of the `limit` first recipients, or where there are more, of all."""
+    rows = await sql.due_accounts.fetch(connection, limit=limit)
+    if sum(row["recipients"] for row in rows) >= limit:
+        rows = await sql.all_due_accounts.fetch(connection)
+    return [row["account_id"] for row in rows]
 
 
 async def claim(

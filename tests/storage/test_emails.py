@@ -94,6 +94,44 @@ async def test_a_due_recipient_is_claimed_once_with_what_is_to_be_sent(database:
         assert await emails.due_accounts(connection, 10) == []
 
 
+async def test_ones_many_recipients_hide_no_other_account(database: db.Database, account_id: UUID) -> None:
+    """Seen to fail without `all_due_accounts`: the other account was not among them."""
+    await rows.email(database, account_id, *(rows.delivery(address=f"c{n}@d.example") for n in range(12)))
+    other = await rows.account(database)
+    await rows.email(database, other)
+    async with database.connection() as connection:
+        assert set(await emails.due_accounts(connection, 10)) == {account_id, other}
+
+
+async def test_a_claim_is_not_led_over_everybody_elses_recipients(database: db.Database, account_id: UUID) -> None:
+    """Where one account has nearly all that is due, the plan for any account is made as if it were that one.
+
+    Seen to fail with deliveries_due as it was (`where due_at is not null`): the claim read all of the other's first."""
+    email = await rows.email(database, account_id)
+    other = await rows.account(database)
+    await rows.email(database, other)
+    claiming = (
+        emails.sql.claim.text.replace("$4", "$4::double precision").replace("$2", "$2::integer")  # as EXECUTE wants it
+    )
+    async with database.connection() as connection:
+        await connection.execute(
+            """insert into deliveries
+              (account_id, id, email_id, kind, address, domain, status, due_at, created_at, updated_at)
+            select account_id, gen_random_uuid(), email_id, kind, address, domain, status, due_at, created_at,
+              updated_at
+            from deliveries, generate_series(1, 5000) where email_id = $1""",
+            email.id,
+        )
+        await connection.execute("analyze deliveries")
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+        await connection.execute(f"prepare claiming (uuid, integer, uuid, double precision) as {claiming}")
+        plan = await connection.fetch(f"explain execute claiming ('{other}', 100, '{uuid7()}', 60)")
+        await connection.execute("deallocate claiming")
+        await connection.execute("reset plan_cache_mode")
+    text = "\n".join(row[0] for row in plan)
+    assert "using deliveries_due_of_account on deliveries c" in text, text
+
+
 async def test_workers_who_claim_at_once_share_the_work(database: db.Database, account_id: UUID) -> None:
     """Seen to fail with FOR UPDATE SKIP LOCKED taken out of `claim`: many recipients were claimed more than once."""
     await rows.email(database, account_id, *(rows.delivery(address=f"c{n}@d.example") for n in range(60)))

@@ -25,7 +25,7 @@ order by n.name limit :limit
 select count(*) from domain_names
 
 -- oldest_due: since when the recipient waits that should have been written to first; null = nobody waits
-select min(d.due_at) from deliveries d where d.due_at <= statement_timestamp()
+select min(d.due_at) from deliveries d where d.due_at > '-infinity' and d.due_at <= statement_timestamp()
 
 -- oldest_webhook: the same of webhooks
 select min(d.due_at) from webhook_deliveries d where d.status = 'pending' and d.due_at <= statement_timestamp()

@@ -27,9 +27,15 @@ select s.address, s.scope from suppressions s
 where s.account_id = :account_id and s.address = any(cast(:addresses as text[])) and s.scope = any(cast(:scopes as text[]))
   and (s.expires_at is null or s.expires_at > statement_timestamp())
 
--- due_accounts: accounts with somebody to write to now; looks, locks nothing
-select distinct o.account_id from (
-  select d.account_id from deliveries d where d.due_at <= statement_timestamp() order by d.due_at limit :limit) o
+-- due_accounts: whose are those that are to be written to first; looks, locks nothing
+select o.account_id, count(*) as recipients from (
+  select d.account_id from deliveries d where d.due_at > '-infinity' and d.due_at <= statement_timestamp()
+  order by d.due_at limit :limit) o
+group by o.account_id
+
+-- all_due_accounts: every account with somebody to write to now, for when one's many hide the others'
+select a.id as account_id from accounts a where exists (
+  select 1 from deliveries d where d.account_id = a.id and d.due_at <= statement_timestamp())
 
 -- claim: lease a slice of an account's due recipients; a row whose lease ran out is due again.
 -- The slice is materialized: as a plain subquery some plans take it anew for each row, and each time the next rows

@@ -143,9 +143,10 @@ where s.account_id = :account_id and s.hour < :before
 
 -- queue: recipients that wait to be written to, of all accounts, by status; those that are due first are counted up to a limit
 select w.status, count(*) as count from (
-  select cast(d.status as text) as status from deliveries d where d.due_at is not null order by d.due_at limit :limit) w
+  select cast(d.status as text) as status from deliveries d where d.due_at > '-infinity' order by d.due_at limit :limit) w
 group by w.status
 
 -- oldest_due: for how many seconds somebody has been due and was not taken in hand; 0 = nobody is
 select coalesce(extract(epoch from statement_timestamp() - (
-  select d.due_at from deliveries d where d.due_at <= statement_timestamp() order by d.due_at limit 1)), 0)
+  select d.due_at from deliveries d where d.due_at > '-infinity' and d.due_at <= statement_timestamp()
+  order by d.due_at limit 1)), 0)
