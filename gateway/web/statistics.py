@@ -10,6 +10,7 @@ from pydantic import Field
 
 from gateway import errors
 from gateway.lifecycle import Gateway
+from gateway.mail import address
 from gateway.models import Caller, Input, Output, Time
 from gateway.outbound import latency
 from gateway.storage import statistics
@@ -32,8 +33,8 @@ class StatisticsQuery(Input):
     interval: Literal["hour", "day", "total"] = "total"
     group_by: Literal["none", "provider", "sender_domain", "recipient_domain", "tag"] = "none"
     provider: str | None = Field(None, min_length=1, max_length=300, description="As `provider` of a recipient has it")
-    domain: str | None = Field(None, min_length=1, max_length=255, description="The sender's, in A-labels")
-    recipient_domain: str | None = Field(None, min_length=1, max_length=255, description="In A-labels")
+    domain: str | None = Field(None, min_length=1, max_length=255, description="The sender's")
+    recipient_domain: str | None = Field(None, min_length=1, max_length=255)
     tag: str | None = Field(None, max_length=513, pattern=r"^[^:]+:[^:]+$", description="name:value")
     limit: int = Field(50, ge=1, le=200, description="Groups; those with the most mail")
 
@@ -144,8 +145,8 @@ def _wanted(query: StatisticsQuery, now: datetime) -> statistics.Wanted:
         group_by=query.group_by,
         tag=query.tag if query.tag is not None else None if query.group_by == "tag" else TOTAL,
         provider=query.provider,
-        sender_domain=query.domain.lower() if query.domain else None,
-        recipient_domain=query.recipient_domain.lower() if query.recipient_domain else None,
+        sender_domain=address.normal_domain(query.domain) if query.domain else None,
+        recipient_domain=address.normal_domain(query.recipient_domain) if query.recipient_domain else None,
     )
 
 

@@ -108,7 +108,7 @@ class Suppressions:
         return [
             api.op("POST", "/suppressions", self.create, status=201, idempotent=True, returns=Suppression, **changing),
             api.op("GET", "/suppressions", self.list, **reading),
-            api.op("DELETE", "/suppressions", self.delete_named, **changing),
+            api.op("DELETE", "/suppressions", self.delete_named, errors=[errors.NotFound], **changing),
             api.op(
                 "POST",
                 "/suppressions/import",

@@ -232,6 +232,22 @@ async def test_what_has_no_answer_is_refused_with_its_field(
     assert [error["field"] for error in body["errors"]] == [field]
 
 
+async def test_a_domain_is_meant_in_either_writing(
+    shared_house: house.House, tenant: house.Tenant, client: httpx2.AsyncClient
+) -> None:
+    """Seen to fail with the domain looked for as it was written: what is counted is counted by A-labels."""
+    async with letters.sql(shared_house) as connection:
+        await connection.execute(
+            "insert into delivery_statistics select $1, date_trunc('hour', now(), 'UTC'), '', 'xn--bcher-kva.example',"
+            " 'xn--bcher-kva.example', '', 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '{}', false",
+            tenant.account_id,
+        )
+    for name in ("domain", "recipient_domain"):
+        for written in ("B\u00fcCHER.example", "XN--bcher-kva.example."):
+            answer = await client.get("/statistics", params={name: written})
+            assert [one["accepted"] for one in answer.json()["data"]] == [7], (name, written)
+
+
 async def test_statistics_want_a_key_that_may_read_or_send(shared_house: house.House, tenant: house.Tenant) -> None:
     for scope, status in {"read": 200, "send": 200, "mailboxes": 403, "inbound": 403}.items():
         async with shared_house.client((await shared_house.tenant((scope,))).key) as limited:

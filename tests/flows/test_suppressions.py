@@ -256,6 +256,12 @@ async def test_an_import_ends_at_its_most_lines(client: httpx2.AsyncClient) -> N
 # Mail
 
 
+async def test_the_description_says_that_an_address_named_by_query_may_be_unknown(client: httpx2.AsyncClient) -> None:
+    assert (await client.delete("/suppressions", params={"address": "a/b@x.example"})).status_code == 404
+    described = (await client.get(str(client.base_url.join("/openapi.json")))).json()["paths"]
+    assert "404" in described["/v1/suppressions"]["delete"]["responses"]
+
+
 async def test_suppressed_recipients_are_left_out_and_told(sender: httpx2.AsyncClient, relay: sink.Sink) -> None:
     await suppress(sender, "user@recipient.example")
     email_id = await sending.send(sender, to=["USER@Recipient.example", "other@recipient.example"])
