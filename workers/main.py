@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from uuid import UUID
 
 import structlog
@@ -167,32 +168,43 @@ class Work:
                 self._gateway.tell([account_id])
 
     async def _reclaim(self) -> None:
-        database, settings = self._gateway.database, self._settings
-        await housekeeping.reclaim(database, settings.retention_seconds)
-        await housekeeping.empty_void(database)
-        await housekeeping.forget_keys(database, settings.idempotency_seconds)
-        await housekeeping.forget_events(database, settings.event_retention_seconds)
-        await housekeeping.abandon_reports(database, settings.retry_max_age_seconds + ABANDONED_SECONDS)
-        await housekeeping.forget_callbacks(database, settings.feedback_retention_seconds)
-        await housekeeping.forget_handed_over(database, settings.feedback_retention_seconds)
-        await housekeeping.forget_suppressions(database)
+        """One after the other, each by itself: what fails stands in no other's way."""
+        for step in self._forgetting():
+            await _guarded(step)
+
+    def _forgetting(self) -> Iterator[Callable[[], Awaitable[object]]]:
+        settings, forget = self._settings, functools.partial
+        database = self._gateway.database
+        yield forget(housekeeping.reclaim, database, settings.retention_seconds)
+        yield forget(housekeeping.empty_void, database)
+        yield forget(housekeeping.forget_keys, database, settings.idempotency_seconds)
+        yield forget(housekeeping.forget_events, database, settings.event_retention_seconds)
+        yield forget(housekeeping.abandon_reports, database, settings.retry_max_age_seconds + ABANDONED_SECONDS)
+        yield forget(housekeeping.forget_callbacks, database, settings.feedback_retention_seconds)
+        yield forget(housekeeping.forget_handed_over, database, settings.feedback_retention_seconds)
+        yield forget(housekeeping.forget_suppressions, database)
         if settings.email_retention_seconds:
-            await housekeeping.forget_emails(database, settings.email_retention_seconds)
+            yield forget(housekeeping.forget_emails, database, settings.email_retention_seconds)
         if settings.attempt_retention_seconds:
-            await housekeeping.forget_attempts(database, settings.attempt_retention_seconds)
-        await housekeeping.forget_statistics(database, settings.statistics_retention_seconds)
+            yield forget(housekeeping.forget_attempts, database, settings.attempt_retention_seconds)
+        yield forget(housekeeping.forget_statistics, database, settings.statistics_retention_seconds)
 
 
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     """Now and then again, whatever happens meanwhile."""
     while True:
-        try:
-            await work()
-        except Unavailable:
-            log.warning("database away", work=getattr(work, "__name__", ""))
-        except Exception:  # one bad round must not end the loop
-            log.exception("work failed", work=getattr(work, "__name__", ""))
+        await _guarded(work)
         await asyncio.sleep(seconds)
+
+
+async def _guarded(work: Callable[[], Awaitable[object]]) -> None:
+    name = getattr(getattr(work, "func", work), "__name__", "")
+    try:
+        await work()
+    except Unavailable:
+        log.warning("database away", work=name)
+    except Exception:  # one bad round must not end the loop
+        log.exception("work failed", work=name)
 
 
 @contextlib.asynccontextmanager

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 OPEN_SECONDS: Final = 30.0  # how long a circuit stays open; then one message tries
 FAILURES_TO_OPEN: Final = 5  # in a row, of those that may be one message's doing or pass by themselves
+MOST_UNREACHED: Final = 100  # domains that are remembered while they are too few hosts'
 DOMAINS_TO_DOUBT: Final = 3  # in a row, at as many hosts, that could not be reached
 _BEFORE_MAIL: Final = frozenset({"connect", "greeting", "ehlo", "tls", "auth"})  # no message was mentioned yet
 
@@ -87,6 +88,8 @@ class Circuit:
             return
         if not self.is_doubted:
             self._unreached[domain] = verdict.remote
+            if len(self._unreached) > MOST_UNREACHED:
+                del self._unreached[next(iter(self._unreached))]
         if self.is_doubted:
             log.warning("nobody is reached", provider=self.provider.name, stage=verdict.stage, code=verdict.code)
             self._open_until = self._clock() + OPEN_SECONDS
