@@ -13,9 +13,8 @@ waited is signed with the keys of the day.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +39,6 @@ SIGNED = prometheus_client.Counter(
 
 BELIEVED_SECONDS: Final = 3.0  # how long it is believed who has a domain, and with which keys
 MAX_KNOWN: Final = 10_000  # domains in memory
-PENS: Final = 8  # threads that sign: the interpreter's lock is not held meanwhile, but waited for afterwards
 LARGE: Final = 262_144  # bytes; from here on a message is signed off the event loop
 
 
@@ -79,9 +77,6 @@ class Signer:
         self._shared = shared_domains(settings)
         self._house_key = house_key(settings)
         self._known: dict[tuple[UUID, str], _Known] = {}
-        self._pens = concurrent.futures.ThreadPoolExecutor(
-            PENS, thread_name_prefix="dkim"
-        )  # idle ones end by themselves
 
     async def signed(self, account_id: UUID, raw: bytes, *, author: str | None = None) -> bytes:
         """The message as it goes out; `author`: the address in From, where it is known. Raises NotSigned."""
@@ -106,13 +101,11 @@ class Signer:
             return raw
         now = datetime.now(UTC)
         try:
-            if len(raw) >= LARGE:
-                return await asyncio.to_thread(dkim.sign, raw, choice.keys, now)
-            drafts = dkim.drafts(raw, choice.keys, now)
+            if len(raw) < LARGE:  # in threads a small one costs more than it takes: they wait for one another
+                return dkim.sign(raw, choice.keys, now)
+            return await asyncio.to_thread(dkim.sign, raw, choice.keys, now)
         except dkim.Unsignable as error:
             raise NotSigned(f"554 5.6.0 the message cannot be signed: {error}", outcome="failed") from error
-        loop = asyncio.get_running_loop()
-        return dkim.with_signatures(raw, drafts, await loop.run_in_executor(self._pens, _signatures, drafts))
 
     async def _choice(self, account_id: UUID, domain: str) -> Choice:
         """One look at the database for all who ask at the same time, and for some seconds."""
@@ -167,10 +160,6 @@ class Signer:
             return ()
         selector, private = self._house_key
         return (dkim.Key(domain=domain, selector=selector, private=private),)
-
-
-def _signatures(drafts: Sequence[dkim.Draft]) -> list[bytes]:
-    return [draft.signature() for draft in drafts]
 
 
 class Senders:

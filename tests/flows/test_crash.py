@@ -279,7 +279,6 @@ class Moody(sink.Sink):
         super().__init__(keep=False)
         self._chance = random.Random(seed)
         self._moods: dict[sink.Stage, tuple[sink.Act, ...]] = {
-            "greeting": (sink.reply("421 4.3.2 busy", then_close=True), sink.cut()),
             "mail": (sink.reply("451 4.3.0 later"), sink.cut()),
             "rcpt": (sink.reply("451 4.3.0 later"), sink.cut(), sink.stall()),
             "data": (sink.reply("451 4.3.0 later"), sink.cut(reset=True)),
