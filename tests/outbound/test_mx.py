@@ -83,6 +83,16 @@ async def test_the_preferred_host_takes_it_and_that_is_delivered() -> None:
     assert (first.count, second.connections) == (1, 0)
 
 
+async def test_mail_after_mail_asks_the_dns_once() -> None:
+    """Seen to fail with `believed_seconds` 0: the second one found nobody."""
+    zone = zone_of(FIRST)
+    async with hosts(None) as [first], directly(zone, first.port) as provider:
+        assert (await provider.send(outgoing.message())).outcome == "delivered"
+        zone.clear()
+        assert (await provider.send(outgoing.message())).outcome == "delivered"
+    assert first.count == 2
+
+
 async def test_equal_preferences_share_the_mail() -> None:
     zone = zone_of(FIRST, SECOND)
     zone[DOMAIN] = {"MX": [f"10 mx1.{DOMAIN}.", f"10 mx2.{DOMAIN}."]}

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import random
 import ssl
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -18,6 +20,7 @@ from typing import Final
 from gateway.outbound.providers import exchangers, replies, smtp, smtp_session, sts
 from gateway.outbound.providers.contract import AboutToCommit, Health, Outcome, Outgoing, Verdict
 
+MOST_FOUND: Final = 10_000  # domains whose hosts are believed
 MOST_PEERS: Final = 64  # hosts to which connections are kept at once; the longest unused goes first
 
 _BEFORE_MAIL: Final = frozenset({"connect", "greeting", "ehlo", "tls"})
@@ -33,6 +36,7 @@ class Direct:
     connections: int  # to one address, at once
     step_seconds: float  # for each reply but the last
     dot_seconds: float  # for the reply to the final dot
+    believed_seconds: float = 3.0  # what was found of a domain
     trusted: ssl.SSLContext = field(default_factory=ssl.create_default_context)  # for MTA-STS; the system's authorities
 
 
@@ -41,6 +45,15 @@ class _Peer:
     host: str
     address: str
     tls: smtp_session.Tls  # starttls = with a certificate that is good for the host
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """What was found of a domain."""
+
+    hosts: tuple[exchangers.Host, ...]  # not empty
+    tls: smtp_session.Tls
+    until: float  # monotonic time; so long it is believed
 
 
 class MxProvider:
@@ -54,6 +67,7 @@ class MxProvider:
         self._policies = policies
         self._pools: collections.OrderedDict[_Peer, smtp.SmtpProvider] = collections.OrderedDict()
         self._farewells: set[asyncio.Task[None]] = set()  # pools that close
+        self._found: collections.OrderedDict[str, _Found] = collections.OrderedDict()
 
     async def send(self, outgoing: Outgoing, *, about_to_commit: AboutToCommit | None = None) -> Verdict:
         """Ask one host after the other; the verdict is that of the last one asked, with all dialogues."""
@@ -90,16 +104,33 @@ class MxProvider:
         await asyncio.gather(*self._farewells)
 
     async def _peers(self, domain: str) -> list[_Peer]:
-        """Addresses in the order in which they are asked; NoWayThere."""
+        """Addresses in the order in which they are asked, equal hosts in another each time (RFC 5321 section 5.1);
+        NoWayThere."""
+        found = await self._looked_up(domain)
+        hosts = sorted(random.sample(found.hosts, len(found.hosts)), key=lambda host: host.preference)
+        return [_Peer(host.name, address, found.tls) for host in hosts for address in host.addresses]
+
+    async def _looked_up(self, domain: str) -> _Found:
+        """Believed for a moment: mail after mail asks for the same."""
+        now = time.monotonic()
+        found = self._found.get(domain)
+        if found is None or found.until <= now:
+            found = await self._look_up(domain, until=now + self._direct.believed_seconds)
+            self._found[domain] = found
+            self._found.move_to_end(domain)
+            if len(self._found) > MOST_FOUND:
+                self._found.popitem(last=False)
+        return found
+
+    async def _look_up(self, domain: str, until: float) -> _Found:
         hosts = await self._hosts.find(domain)
         policy = await self._policies.policy(domain)
         enforced = policy is not None and policy.mode == "enforce"
-        tls: smtp_session.Tls = "starttls" if enforced else "opportunistic"
         if policy is not None and enforced:
             hosts = [host for host in hosts if policy.covers(host.name)]  # RFC 8461 section 4.1
         if not hosts:
             raise exchangers.NoWayThere("deferred", "4.7.5", "its MTA-STS policy lists none of its mail exchangers")
-        return [_Peer(host.name, address, tls) for host in hosts for address in host.addresses]
+        return _Found(hosts=tuple(hosts), tls="starttls" if enforced else "opportunistic", until=until)
 
     async def _ask(
         self, peer: _Peer, outgoing: Outgoing, about_to_commit: AboutToCommit | None, journey: _Journey
