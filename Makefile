@@ -1,8 +1,8 @@
 # Every chore of the project. Needs python3 (3.11 or newer), pip and make; everything else it sets up itself.
 PYTHON ?= python3
 BIN := .venv/bin
-# Two more than there are processors: tests wait for the processes they start
-TESTERS = $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 2)")
+# One more than there are processors: tests wait for the processes they start
+TESTERS = $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
