@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, MutableMapping
-from typing import Final, cast
+from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
+from typing import Any, Final, cast
 
 import dns.flags
 import dns.message
@@ -30,6 +30,15 @@ SILENCE: Final = "SILENCE"
 
 Records = Mapping[str, list[str]] | str  # by type, in zone-file notation (a TXT is quoted for you); or how to fail
 Zone = MutableMapping[str, Records]  # by name: lower case, without the dot at its end
+
+
+def publish(zone: Zone, records: Iterable[Mapping[str, Any]]) -> None:
+    """Put into the zone what the API asks to be set for a domain: `type`, `name`, `value`, `priority` each."""
+    for record in records:
+        value = f"{record['priority']} {record['value']}." if record["type"] == "MX" else record["value"]
+        there = zone.get(record["name"], {})
+        assert not isinstance(there, str)
+        zone[record["name"]] = {**there, record["type"]: [value]}
 
 
 class NameServer:

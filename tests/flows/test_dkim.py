@@ -40,11 +40,7 @@ class Place:
 
     def publish(self, shown: dict[str, Any]) -> None:
         """What the API asks for."""
-        for record in shown["records"]:
-            value = f"{record['priority']} {record['value']}." if record["type"] == "MX" else record["value"]
-            there = self.zone.get(record["name"], {})
-            assert not isinstance(there, str)
-            self.zone[record["name"]] = {**there, record["type"]: [value]}
+        nameserver.publish(self.zone, shown["records"])
 
     async def judged(self, raw: bytes) -> list[tuple[str, str, str]]:
         """Result, domain and kind of each signature, by the judge of mail that comes in."""
