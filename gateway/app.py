@@ -237,7 +237,7 @@ def config(settings: Settings, app: Starlette) -> uvicorn.Config:
 
 async def _serve(settings: Settings, listeners: Mapping[str, socket.socket]) -> None:
     house = House(settings, listeners)
-    async with house.opened() as app:
+    async with loops.watched("serve"), house.opened() as app:
         loops.settle()
         await Server(config(settings, app), house).serve(sockets=[listeners["http"]])
 

@@ -231,7 +231,7 @@ async def _work(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
-    async with working(settings):
+    async with loops.watched("worker"), working(settings):
         loops.settle()
         await ending.wait()
 

@@ -332,6 +332,8 @@ async def test_the_metrics_tell_what_waits_and_how_long_mail_took(
         r"postroom_queue_oldest_due_seconds \d",
         rf'postroom_handover_seconds_count\{{provider="smtp:127.0.0.1:{relay.port}"\}} [1-9]',
         r"postroom_counted_events_total [1-9]",
+        r'postroom_loop_lag_seconds_count\{process="serve"\} [1-9]',
+        r'postroom_loop_lag_seconds_count\{process="worker"\} [1-9]',
     )
     async with httpx2.AsyncClient(base_url=counting_house.url, headers=owner.headers) as operator:
         async with asyncio.timeout(PATIENCE):
