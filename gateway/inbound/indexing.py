@@ -5,7 +5,8 @@ one transaction that holds the account's row, so that two workers never read the
 has its slice read again. Nothing is written for it when mail comes in.
 
 A slice is small (SLICE_MESSAGES, SLICE_BYTES, SLICE_SECONDS), and after it the reader rests (inbound.pace): accepting
-mail goes before finding it.
+mail goes before finding it. Where one fails for what its messages hold, they are read one at a time, and the one that
+cannot be indexed is set aside: it is shown as before, found by no word of its own, and stands in nobody's way.
 
 Beside the words, a slice does two things, each told as `message.updated`:
 
@@ -33,7 +34,7 @@ from gateway.inbound import reading
 from gateway.inbound.pace import Pace
 from gateway.inbound.parsing import ParsingPool
 from gateway.mail import extract, parse, query, terms
-from gateway.storage import db, events, search
+from gateway.storage import committer, db, events, search
 from gateway.storage.messages import Message
 
 log = structlog.get_logger(__name__)
@@ -98,29 +99,45 @@ class AfterwardsReader:
         """Everything of one account that is not indexed, slice by slice, with rests."""
         async with self._database.connection() as connection:
             await search.begin(connection, account_id)
+        singly = 0  # messages that are read one at a time, since one of them may be to blame
         while True:
             work_began = time.monotonic()
-            slice_ = await self._slice(account_id)
+            slice_ = await self._next(account_id, 1 if singly else SLICE_MESSAGES)
             worked = time.monotonic() - work_began
             if slice_ is None:
                 return
+            singly = SLICE_MESSAGES if slice_ is _FAILED else max(singly - 1, 0)
             SLICE_TIME.observe(worked)
-            self._pace.saw(account_id, slice_.head)
+            if slice_ is not _FAILED:
+                self._pace.saw(account_id, slice_.head)
             await self._pace.rest(worked)
             if self._ending or slice_.until >= slice_.head:
                 return
 
-    async def _slice(self, account_id: UUID) -> _Slice | None:
+    async def _next(self, account_id: UUID, limit: int) -> _Slice | None:
+        """The next slice; one message alone that fails is set aside."""
+        try:
+            return await self._slice(account_id, limit)
+        except Exception as error:
+            if not committer.blames_content(error):
+                raise
+            if limit > 1:
+                return _FAILED
+            log.exception("message not indexed", account_id=account_id)
+            return await self._slice(account_id, limit, aside=True)
+
+    async def _slice(self, account_id: UUID, limit: int, *, aside: bool = False) -> _Slice | None:
         """One transaction; None where there is nothing to do, or somebody else does it."""
         async with self._database.transaction() as connection:
             after = await search.take(connection, account_id)
             if after is None:
                 return None
-            unread, until, head = await search.unread(
-                connection, account_id, after, limit=SLICE_MESSAGES, max_bytes=SLICE_BYTES
-            )
+            unread, until, head = await search.unread(connection, account_id, after, limit=limit, max_bytes=SLICE_BYTES)
             if until <= after or (not unread and until - after < search.SEGMENT):
                 return None  # what else the log tells need not be written down each time
+            if aside:
+                await search.add(connection, account_id, _bare(account_id, unread), until)
+                return _Slice(until=until, head=head)
             reads = await self._read(unread)
             if len(reads) < len(unread):
                 until = reads[-1].message.seq
@@ -151,6 +168,15 @@ class _Slice:
 
     until: int
     head: int  # of the log when the slice began, and its own events
+
+
+_FAILED: Final = _Slice(until=-1, head=0)  # nothing was done: it goes on message by message
+
+
+def _bare(account_id: UUID, unread: Iterable[search.Unread]) -> dict[int, str]:
+    """What may not be missing in the index, and cannot fail: which mailbox's these messages are."""
+    texts = {one.message.seq: search.in_mailbox(one.message.mailbox_id) for one in unread}
+    return {seq: search.vector(account_id, seq, text) for seq, text in texts.items()}
 
 
 def _again(read: _Read) -> _Read:

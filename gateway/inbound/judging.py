@@ -23,7 +23,7 @@ import prometheus_client
 import structlog
 
 from gateway import loops
-from gateway.errors import Unavailable
+from gateway.errors import ApiError, Unavailable
 from gateway.inbound import verdicts
 from gateway.inbound.pace import Pace
 from gateway.resolving import Resolver
@@ -126,9 +126,15 @@ class Judging:
             self._told([account_id])
 
     async def _of_shown(self, account_id: UUID, one: judgements.Shown) -> verdicts.Verdict | None:
-        """None = there is nothing to judge."""
+        """None = there is nothing to judge. A message that cannot be judged stands in no other's way."""
         peer = self._peer(one.mail_from, one.envelope)
-        return await self._verdict(account_id, peer, one.content_id, one.raw, seconds=verdicts.SECONDS)
+        try:
+            return await self._verdict(account_id, peer, one.content_id, one.raw, seconds=verdicts.SECONDS)
+        except ApiError:
+            raise
+        except Exception:  # this message alone
+            log.exception("message not judged", account_id=account_id, message_id=one.id)
+            return verdicts.unknown("it could not be read")
 
     # What is held
 

@@ -12,6 +12,7 @@ messages (gateway.inbound.returned).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -28,10 +29,9 @@ from gateway.inbound.rehearsing import Rehearsals
 from gateway.inbound.returned import Returned
 from gateway.inbound.territory import Ground, Territory
 from gateway.inbound.void import Void
-from gateway.mail import charsets, verp
+from gateway.mail import charsets, header, parse, verp
 from gateway.settings import Settings
-from gateway.storage import db, events, mailboxes, messages
-from gateway.storage.committer import Committer
+from gateway.storage import committer, db, events, mailboxes, messages
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +46,8 @@ NO_SUCH_MAILBOX: Final = "550 5.1.1 No such mailbox"
 BAD_ADDRESS: Final = "501 5.1.3 Bad recipient address syntax"
 OVER_QUOTA: Final = "452 4.2.2 Over quota, try again later"
 TRY_AGAIN: Final = "451 4.3.0 Try again later"
+LOOPS: Final = f"554 5.4.6 The message goes in circles: it has more than {header.MAX_HOPS} Received fields"
+UNSHOWN: Final = "what it says cannot be shown; it is kept as it came"
 NO_ROOM: Final = "452 4.3.1 Insufficient system storage, try again later"
 
 
@@ -74,7 +76,9 @@ class Reception:
         self._returned = Returned(database, return_paths)
         self._void = Void(settings.void_max_bytes)
         self._placer = placing.Placer(database, settings, self._territory, self._void, told=told)
-        self._committer: Committer[Arrival, str] = Committer(self._commit, find=self._find, size=_size)
+        self._committer: committer.Committer[Arrival, str] = committer.Committer(
+            self._commit, find=self._find, size=_size
+        )
 
     # Recipients
 
@@ -113,6 +117,8 @@ class Reception:
 
     async def deliver(self, incoming: Incoming) -> str:
         """The reply to the final dot. 250 is said after the commit and for every outcome; a fault of ours is 4xx."""
+        if header.loops(incoming.raw):
+            return LOOPS
         named = (placing.recipient(given, self._first_domain) for given in incoming.rcpt_to)
         known = [recipient for recipient in named if recipient is not None]
         recipients = tuple(self._returned.others(known))
@@ -122,12 +128,25 @@ class Reception:
             await self._returned.keep(known, incoming.raw)
             if known and not recipients:
                 return _queued(incoming.receipt_id)
-            read = reading.read(await self._pool.read(incoming.raw), incoming)
-            return await self._committer.submit(Arrival(incoming=incoming, recipients=recipients, reading=read))
+            return await self._taken(incoming, recipients)
         except db.NoRoom:
             return NO_ROOM
         except Unavailable:
             return TRY_AGAIN
+
+    async def _taken(self, incoming: Incoming, recipients: tuple[Recipient, ...]) -> str:
+        """The reply once it is stored. What would be shown of it is no reason to put it off for ever: where that fails,
+        the mail is stored without."""
+        try:
+            read = reading.read(await self._pool.read(incoming.raw), incoming)
+            return await self._committer.submit(Arrival(incoming=incoming, recipients=recipients, reading=read))
+        except Exception as error:
+            if not committer.blames_content(error):
+                raise
+            log.exception("message cannot be shown", receipt_id=str(incoming.receipt_id), size=len(incoming.raw))
+        nothing = replace(parse.raw_only(b""), warnings=(UNSHOWN,))
+        bare = reading.read(nothing, incoming)
+        return await self._committer.submit(Arrival(incoming=incoming, recipients=recipients, reading=bare))
 
     async def _rehearsed(self, recipients: Sequence[Recipient]) -> str | None:
         """The refusal of the whole message that a script wants; None = go on."""

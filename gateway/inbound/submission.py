@@ -65,6 +65,7 @@ TOO_MANY_FAILURES: Final = "421 4.7.0 Too many failed authentications, closing"
 BAD_RECIPIENT: Final = "501 5.1.3 Bad recipient address syntax"
 UNUSABLE: Final = "554 5.6.0"
 UNKNOWN_WISH: Final = "550 5.5.4"
+TOO_MANY_HOPS: Final = "554 5.4.6"
 USED_OTHERWISE: Final = "X-Postroom-Idempotency-Key was used with another message or envelope"
 
 # How an error's kind is said; the first that fits. RFC 3463.
@@ -107,6 +108,8 @@ class Submissions:
             raise TypeError("the submission port is spoken by SubmissionSMTP")
         try:
             email_id, replayed = await self._send(incoming)
+        except submitted.GoesInCircles as error:
+            return _reply(TOO_MANY_HOPS, f"The message goes in circles: {error}")
         except submitted.UnknownWish as error:
             return _reply(UNKNOWN_WISH, f"The message cannot be sent: {error}")
         except submitted.Unusable as error:

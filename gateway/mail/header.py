@@ -17,6 +17,7 @@ from gateway.mail import charsets, words
 
 MAX_BLOCK = 262_144  # octets of a header block that are looked at
 MAX_FIELDS = 1000
+MAX_HOPS = 50  # Received fields; mail with more goes in circles (RFC 5321 6.3)
 MAX_MAILBOXES = 1000  # read from one field
 _MAX_ADDRESSES = 65_536  # characters of an address field that are looked at
 _MAX_TOKENS = 20_000
@@ -47,6 +48,7 @@ _PARAMETER = re.compile(
 _QUOTED_PAIR = re.compile(r'\\(["\\])')  # no other: Windows' paths come with single backslashes
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 _MAX_PARAMETERS = 200
+_RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _MAX_STRUCTURED = 16_384  # characters of a field that are searched for parameters
 # What makes a name look like another one: the direction of writing turned round, marks that cannot be seen.
 _DECEPTIVE = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -100,6 +102,14 @@ def scan(raw: bytes, limit: int = MAX_BLOCK) -> Head:
         complete=complete and len(fields) <= MAX_FIELDS,
         malformed=sum(1 for _, _, junk in lines if junk and not junk.isspace()) - block.startswith(b"From "),
     )
+
+
+def loops(raw: bytes) -> bool:
+    """Whether the message has come through more than MAX_HOPS hosts; looks at the same octets as `scan`."""
+    size, _ = _block(raw, MAX_BLOCK)
+    if raw.count(b"\n", 0, size) <= MAX_HOPS:  # nearly always
+        return False
+    return sum(1 for _ in itertools.islice(_RECEIVED.finditer(raw, 0, size), MAX_HOPS + 1)) > MAX_HOPS
 
 
 def decode(value: str) -> str:

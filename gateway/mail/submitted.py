@@ -45,6 +45,10 @@ class Unusable(ValueError):
     """The message cannot be sent; the text says why, for a person, and quotes none of it."""
 
 
+class GoesInCircles(Unusable):
+    """It has been through too many hosts already."""
+
+
 class UnknownWish(Unusable):
     """It asks for something that there is not; the text names the field, and those that there are."""
 
@@ -84,6 +88,8 @@ def read(raw: bytes, *, name: str, now: dt.datetime) -> Submitted:
         raise Unusable("the message holds a NUL")
     block, body = _parted(_with_crlf(raw))
     fields = _fields(block)
+    if sum(field.name == "received" for field in fields) > header.MAX_HOPS:  # RFC 5321 6.3
+        raise GoesInCircles(f"it has more than {header.MAX_HOPS} Received fields")
     _check_wishes(fields)
     from_ = _mailbox(fields, "from")
     if from_ is None:

@@ -118,13 +118,12 @@ class Committer(Generic[Item, Answer]):
         return await self._commit(items)
 
     async def _divide(self, batch: list[_Waiting[Item, Answer]], error: BaseException) -> None:
-        state = db.sqlstate(error)
-        if len(batch) > 1 and _is_divisible(error, state):
+        if len(batch) > 1 and blames_item(error):
             half = len(batch) // 2
             await self._settle(batch[:half])
             await self._settle(batch[half:])
             return
-        log.error("batch not committed", sqlstate=state, items=len(batch), exc_info=error)
+        log.error("batch not committed", sqlstate=db.sqlstate(error), items=len(batch), exc_info=error)
         _fail(batch, error)
 
     async def _look_up(self, waiting: _Waiting[Item, Answer]) -> None:
@@ -146,9 +145,15 @@ class Committer(Generic[Item, Answer]):
         _fail([waiting], Unavailable(retry_after=2))
 
 
-def _is_divisible(error: BaseException, state: str) -> bool:
+def blames_item(error: BaseException) -> bool:
     """Whether one item may be to blame; ValueError: its text cannot even be written to the wire."""
+    state = db.sqlstate(error)
     return state[:2] in DIVISIBLE or state in DIVISIBLE_STATES or isinstance(error, ValueError)
+
+
+def blames_content(error: BaseException) -> bool:
+    """Whether an item that failed by itself may do so for what it holds, rather than for the database's state."""
+    return not isinstance(error, ApiError) and (not db.sqlstate(error) or blames_item(error))
 
 
 def _fail(batch: Sequence[_Waiting[Item, Answer]], error: BaseException) -> None:

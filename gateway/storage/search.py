@@ -52,6 +52,9 @@ MAX_SEQ: Final = 2**63 - 1
 MAX_VALUE: Final = 254  # characters of an exact value; longer ones stand there as their hash
 SUBJECT_SEGMENTS: Final = 8  # how far back a reply without references looks for what it answers
 MAX_PLACES: Final = 255  # of one word; Postgres keeps no more
+MAX_VECTOR: Final = 1_000_000  # octets of what a message can be found by; Postgres takes 1,048,575
+LEXEME_BYTES: Final = 5  # of a word's kind, how many places it has, and what aligns them
+UTF8_BYTES: Final = 4  # of a character, at most
 
 # Kinds of lexemes; none is a digit, since the segment's number stands before it
 _KINDS: Final[dict[str, str]] = {
@@ -117,6 +120,11 @@ def text_of(message: Message, *, body: str | None = None) -> Text:
     return Text(exact=frozenset(exact), words=words | sender.words | recipients.words, message_id=message.message_id)
 
 
+def in_mailbox(mailbox_id: UUID) -> Text:
+    """What any message of a mailbox can be found by, whatever it holds."""
+    return Text(exact=frozenset({("mailbox", mailbox_id.hex)}), words={})
+
+
 def _parties(kind: str, people: Iterable[dict[str, Any]]) -> Text:
     exact: set[tuple[str, str]] = set()
     names: list[str] = []
@@ -139,10 +147,23 @@ def vector(account_id: UUID, seq: int, text: Text, *, base_subject: str = "") ->
     if text.message_id:
         exact.append(_id_lexeme(account_id, text.message_id))
     lexemes = [_quoted(lexeme) for lexeme in exact]
-    for kind, places in text.words.items():  # words are letters and digits: nothing in them needs quoting
-        begin = f"'{prefix}{_KINDS[kind]}"
+    for kind, places in _within(MAX_VECTOR - sum(map(len, lexemes)) * UTF8_BYTES, len(prefix), text.words).items():
+        begin = f"'{prefix}{_KINDS[kind]}"  # words are letters and digits: nothing in them needs quoting
         lexemes += [f"{begin}{word}':{str(at[:MAX_PLACES])[1:-1].replace(' ', '')}" for word, at in places.items()]
     return " ".join(lexemes)
+
+
+def _within(room: int, prefix: int, words: Mapping[str, terms.Places]) -> Mapping[str, terms.Places]:
+    """As many words as a vector has room for, of each kind the first ones: nearly always all."""
+    count = sum(map(len, words.values()))
+    if count * (prefix + terms.MAX_WORD * UTF8_BYTES + LEXEME_BYTES) < room:
+        return words
+    share, kept = room // max(len(words), 1), {}
+    for kind, places in words.items():
+        costs = (prefix + LEXEME_BYTES + 2 * len(at[:MAX_PLACES]) + len(word.encode()) for word, at in places.items())
+        fitting = itertools.takewhile(lambda total: total <= share, itertools.accumulate(costs))
+        kept[kind] = dict(itertools.islice(places.items(), sum(1 for _ in fitting)))
+    return kept
 
 
 def _id_lexeme(account_id: UUID, message_id: str) -> str:

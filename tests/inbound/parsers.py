@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 from gateway.mail import parse
 
@@ -34,6 +35,11 @@ def obedient(raw: bytes) -> object:
     elif order == b"process":
         return parse.parse_slow(b"Subject: %d\r\n\r\n" % os.getpid())
     return parse.parse_slow(raw)
+
+
+def poisonous(raw: bytes) -> object:
+    """Finds what no database takes."""
+    return replace(parse.parse_slow(raw), subject="a\0b")
 
 
 def cutting(raw: bytes, index: int) -> object:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 from uuid import UUID, uuid4
@@ -557,3 +558,35 @@ async def test_mail_that_found_no_parser_free_is_read_later_and_told(
     data = json.loads(event.data)
     assert data["codes"][0]["value"] == "482913"
     assert (data["id"], data["snippet"]) == (str(id), "Your code is 482913")
+
+
+# Mail that nobody can index
+
+
+async def test_mail_of_more_words_than_a_row_takes_is_found_by_as_many_as_fit(
+    database: db.Database, account_id: UUID, reader: AfterwardsReader
+) -> None:
+    """Postgres takes 1 MiB. Before they were counted the reader failed at this mail each time, and never came to the
+    next one."""
+    box = await rows.mailbox(database, account_id)
+    dice = random.Random(0)
+    names, subject, text = ["".join(map(chr, dice.choices(range(0x4E00, 0x9FFF), k=15_900))) for _ in range(3)]
+    ids = await give(database, account_id, box, letter(subject, text, sender=f"{names} <a@x>"), letter("Next"))
+    await reader.drain(account_id)
+    assert await find(database, account_id, "next") == ids[1:]
+    for words in (subject[:20], f"from:{names[:5]}", "-subject:nothing"):
+        assert ids[0] in await find(database, account_id, words)
+
+
+async def test_a_message_that_cannot_be_indexed_is_set_aside_and_the_others_are_found(
+    database: db.Database, account_id: UUID, reader: AfterwardsReader
+) -> None:
+    """With nothing set aside the reader failed here, and none of the three was ever found."""
+    box = await rows.mailbox(database, account_id)
+    senseless = letter("Second")
+    ids = [*await give(database, account_id, box, letter("First"))]
+    ids += await give(database, account_id, box, senseless, recipients='[{"address": 5}]')
+    ids += await give(database, account_id, box, letter("Third"))
+    await reader.drain(account_id)
+    assert [await find(database, account_id, word) for word in ("first", "second", "third")] == [ids[:1], [], ids[2:]]
+    assert await find(database, account_id, "-subject:first", box=box) == ids[:0:-1]

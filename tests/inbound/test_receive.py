@@ -328,7 +328,41 @@ async def test_any_bytes_at_all_are_stored_and_come_back(
         assert await messages.raw(connection, account_id, message.id) == raw
 
 
+async def test_mail_with_more_than_fifty_hops_is_refused_whoever_it_is_for(
+    desk: Desk, database: db.Database, account_id: UUID
+) -> None:
+    """RFC 5321 6.3. Fields further down, in an attached message, are no hops of this one."""
+    await rows.mailbox(database, account_id, address="box@postroom.test")
+    hop = b"Received: from a.example\r\n\tby b.example; Mon, 1 Jan 2024 00:00:00 +0000\r\n"
+    many = hop * 49 + b"RECEIVED :x\r\n"
+    for raw, said in ((many + MAIL + hop * 50, "250 "), (hop + many + MAIL, "554 5.4.6 "), (hop * 60, "554 5.4.6 ")):
+        for to in ("box@postroom.test", "nobody@postroom.test"):
+            assert (await desk.deliver(incoming(to, raw=raw))).startswith(said)
+    assert (len(await listed(database, account_id)), await dropped(database)) == (1, 1)
+
+
 # What one mail does to the others
+
+
+async def test_mail_that_cannot_be_shown_is_stored_as_it_came_and_harms_no_other(
+    database: db.Database, account_id: UUID
+) -> None:
+    """A reader that lets a NUL through; there is none such, but a fault of ours must not put mail off for ever.
+
+    With nothing stored in its stead the mail was answered 451, each time it came."""
+    await rows.mailbox(database, account_id, address="box@postroom.test")
+    pool = parsing.ParsingPool("tests.inbound.parsers:poisonous")
+    desk = Desk(database, pool)
+    mails = [incoming("box@postroom.test", raw=raw) for raw in (MAIL, ODD, MAIL, MAIL)]
+    answers = await asyncio.gather(*(desk.deliver(mail) for mail in mails))
+    await pool.close()
+    assert answers == [f"250 2.0.0 queued as {mail.receipt_id}" for mail in mails]
+    found = {m.content_id: m for m in await listed(database, account_id)}
+    assert [found[mail.receipt_id].subject for mail in mails] == ["Hello", "", "Hello", "Hello"]
+    poison = found[mails[1].receipt_id]
+    assert (poison.parse, poison.warnings) == ("raw_only", [receive.UNSHOWN])
+    async with database.connection() as connection:
+        assert await messages.raw(connection, account_id, poison.id) == ODD
 
 
 @pytest.mark.parametrize("poison", ["\0", "\udcff"], ids=["NUL", "surrogate"])

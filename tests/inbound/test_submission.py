@@ -529,6 +529,14 @@ async def test_a_message_that_cannot_be_used_is_refused_for_good(desk: Desk, mes
     assert await desk.count() == 0
 
 
+async def test_a_message_with_more_than_fifty_hops_is_refused_for_good(desk: Desk) -> None:
+    """RFC 5321 6.3."""
+    hops = "Received: from a.example by b.example; Mon, 1 Jan 2024 00:00:00 +0000\r\n"
+    assert (await desk.hand_in(hops * 51 + MESSAGE)).startswith("554 5.4.6 ")
+    assert await desk.count() == 0
+    await desk.stored(await desk.hand_in(hops * 50 + MESSAGE))
+
+
 async def test_bad_addresses_of_the_envelope_are_refused(desk: Desk) -> None:
     peer = await desk.peer(await desk.key())
     await peer.talk(
