@@ -118,7 +118,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         account.Keys(gateway),
     ]
     operations = [operation for room in rooms for operation in room.operations()]
-    described = api.Api(operations, authenticate=authenticate, prefix=PREFIX)
+    described = api.Api(operations, authenticate=authenticate, prefix=PREFIX, trusted=gateway.settings.trusted_proxies)
     document = openapi.encoded(openapi.document(described, title="Postroom", version=__version__))
     return [
         *streams.routes(PREFIX),

@@ -20,6 +20,7 @@ from gateway.errors import ConfigurationError, PostroomError
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
+    from gateway.storage import events
 
 app = typer.Typer(
     name="postroom",
@@ -152,6 +153,23 @@ def version() -> None:
     typer.echo(f"postroom {gateway.__version__}")
 
 
+@app.command()
+def audit(
+    account: AccountName = "default",
+    limit: Annotated[int, typer.Option(help="The newest so many", min=1, max=100_000)] = 100,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs")] = False,
+) -> None:
+    """List who changed what of an account's set-up, newest first, as far back as its event log goes."""
+    from gateway import keys  # noqa: PLC0415 - see the module's docstring
+
+    found = asyncio.run(keys.trail(_database_url(), account=account, limit=limit))
+    if found is None:
+        raise PostroomError(f"there is no account {account!r}")
+    for event in found:
+        typer.echo(event.json().decode() if as_json else _changed(event))
+
+
 @keys_app.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="What the key is for")],
@@ -220,6 +238,15 @@ def _settings(dev_data: Path | None) -> Settings:
     from gateway import settings  # noqa: PLC0415 - likewise
 
     return everything.running(dev_data, settings.process_environment()) if dev_data else settings.load()
+
+
+def _changed(event: events.Event) -> str:
+    """One line of the audit trail: when, what, who, from where, about what."""
+    about = json.loads(event.data)
+    actor, address = about.pop("actor", {}), about.pop("remote_ip", None)
+    who = actor.get("id") or actor.get("type") or "postroom"
+    said = json.dumps(about, separators=(",", ":"))
+    return f"{event.created_at:%Y-%m-%dT%H:%M:%SZ}  {event.type:<20}  {who:<36}  {address or '-':<15}  {said}"
 
 
 def _coloured(word: str, state: str) -> str:

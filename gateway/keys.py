@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from gateway import tokens
 from gateway.errors import ConfigurationError
-from gateway.storage import accounts, db, dkim_keys
+from gateway.storage import accounts, audit, db, dkim_keys, events
 
 
 async def issue(dsn: str, keyring: tokens.Keyring, *, account: str, name: str, scopes: Sequence[str]) -> str:
@@ -50,7 +50,22 @@ async def revoke(dsn: str, key_id: UUID, *, account: str) -> bool:
     """Whether the account had such a key in use; now it has not."""
     async with _transaction(dsn) as connection:
         account_id = await accounts.by_name(connection, account)
-        return account_id is not None and await accounts.revoke_key(connection, account_id, key_id)
+        if account_id is None or not await accounts.revoke_key(connection, account_id, key_id):
+            return False
+        await audit.write(connection, account_id, "api_key.revoked", audit.OPERATOR, id=key_id)
+        return True
+
+
+async def trail(database_url: str, *, account: str, limit: int) -> list[events.Event] | None:
+    """The newest changes of an account's set-up, newest first; None = there is no such account."""
+    database = db.Database(database_url, pool_size=1)
+    await database.open()
+    try:
+        async with database.connection() as connection:
+            account_id = await accounts.by_name(connection, account)
+        return [event async for event in audit.trail(database, account_id, limit=limit)] if account_id else None
+    finally:
+        await database.close()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +96,11 @@ async def reseal(dsn: str, keyring: tokens.Keyring) -> Resealed:
 
 
 async def _account(connection: db.Connection, name: str) -> UUID:
-    return await accounts.by_name(connection, name) or await accounts.create(connection, name)
+    if found := await accounts.by_name(connection, name):
+        return found
+    account_id = await accounts.create(connection, name)
+    await audit.write(connection, account_id, "account.created", audit.OPERATOR, name=name)
+    return account_id
 
 
 async def _issue(
@@ -92,6 +111,8 @@ async def _issue(
     await accounts.create_key(
         connection, account_id, id=key_id, hash=tokens.hash_token(token), name=name, scopes=scopes
     )
+    about = {"id": key_id, "name": name, "scopes": list(scopes), "domains": [], "expires_at": None}
+    await audit.write(connection, account_id, "api_key.created", audit.OPERATOR, **about)
     return token
 
 

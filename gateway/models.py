@@ -46,6 +46,14 @@ class Caller:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Who changed something, and from where: what the audit trail keeps."""
+
+    key_id: UUID | None = None  # the API key; None = the operator, at the command line
+    remote_ip: str = ""  # the client's address; empty = it is not known, or there is none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """An HTTP answer that is already bytes, such as one that an idempotent replay gives again."""
 

@@ -26,10 +26,11 @@ from gateway import errors, tokens
 from gateway.inbound import spf
 from gateway.mail import address, dkim, verp
 from gateway.mail.auth import dmarc
+from gateway.models import Origin
 from gateway.outbound import signing
 from gateway.resolving import Exchanger, NamesAway, NoSuchName, Resolver
 from gateway.settings import Settings
-from gateway.storage import db, dkim_keys, domains, events
+from gateway.storage import audit, db, dkim_keys, domains, events
 
 log = structlog.get_logger(__name__)
 
@@ -141,7 +142,7 @@ class Domains:
         """What a domain's mail is signed with, still nobody's."""
         return await asyncio.to_thread(dkim_keys.new_pair, self._keyring)
 
-    async def rotate(self, account_id: UUID, name: str) -> None:
+    async def rotate(self, account_id: UUID, name: str, origin: Origin) -> None:
         """New keys, which take over once `verify` has seen their records. Raises NotFound, and InvalidState where the
         newest ones were not seen yet: what was just published must not become worthless."""
         pair = await self.new_keys()
@@ -152,6 +153,9 @@ class Domains:
             if self._wait_to_be_seen(await dkim_keys.of_domain(connection, account_id, name)):
                 raise errors.InvalidState("The newest DKIM keys were not seen in the DNS yet: publish and verify them.")
             await dkim_keys.replace_waiting(connection, account_id, name, pair)
+            selectors = sorted(key.selector for key in pair)
+            await audit.write(connection, account_id, "domain.keys_rotated", origin, name=name, selectors=selectors)
+        self._told([account_id])
         log.info("dkim keys rotated", account_id=str(account_id), domain=name)
 
     def _wait_to_be_seen(self, keys: Sequence[dkim_keys.DkimKey]) -> bool:

@@ -24,6 +24,18 @@ from gateway.storage.sql import load
 sql = load("events")
 _encode = msgspec.json.Encoder().encode
 
+# Who changed what of an account's set-up (gateway.storage.audit). Keys without `read` do not hear of these, nor do
+# webhooks that do not name them: `*` stands for what happens to mail. The statement `append` lists them, too.
+AUDITED: Final = frozenset(
+    {
+        *("account.created", "account.updated", "api_key.created", "api_key.revoked"),
+        *(f"domain.{what}" for what in ("created", "updated", "deleted", "keys_rotated")),
+        *(f"webhook.{what}" for what in ("created", "updated", "deleted", "rotated")),
+        *(f"suppression.{what}" for what in ("created", "deleted", "imported")),
+        *(f"template.{what}" for what in ("created", "updated", "deleted")),
+        *(f"bounce_rule.{what}" for what in ("created", "updated", "deleted")),
+    }
+)
 TYPES: Final = frozenset(
     {
         *(f"mailbox.{what}" for what in ("created", "updated", "expired", "deleted")),
@@ -35,6 +47,7 @@ TYPES: Final = frozenset(
         ),
         *("email.unsubscribed", "email.resubscribed"),
         *("domain.verified", "domain.failed", "webhook.disabled", "quota.exceeded"),
+        *AUDITED,
     }
 )
 

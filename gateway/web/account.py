@@ -12,8 +12,8 @@ from uuid_utils.compat import uuid7
 from gateway import errors, models, tokens
 from gateway.lifecycle import Gateway
 from gateway.mail import address
-from gateway.models import Caller, Input, ListQuery, Output, Page, Scope, Time
-from gateway.storage import accounts, db
+from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Scope, Time
+from gateway.storage import accounts, audit, db
 from gateway.web import api, once
 
 CREATE: Final = "POST /v1/api-keys"
@@ -64,7 +64,7 @@ class Keys:
         ]
 
     async def create(
-        self, caller: Caller, body: NewKey, idempotency_key: str | None, fingerprint: bytes | None
+        self, caller: Caller, body: NewKey, idempotency_key: str | None, fingerprint: bytes | None, origin: Origin
     ) -> models.Answer:
         """Make a key of the caller's account."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
@@ -84,9 +84,13 @@ class Keys:
             key = await accounts.key(connection, caller.account_id, key_id)
             answer = _shown(key).model_dump(mode="json") if key else {}
             await keep(answer)
+            about = {name: answer[name] for name in ("id", "name", "scopes", "domains", "expires_at")}
+            await audit.write(connection, caller.account_id, "api_key.created", origin, **about)
             return answer
 
         answer, replayed = await self._creations.create(caller.account_id, wish, create)
+        if not replayed:
+            self._gateway.tell([caller.account_id])
         key = self._gateway.keyring.api_key(UUID(answer["id"]))
         return once.answered(201, {**answer, "key": key}, replayed=replayed)
 
@@ -105,11 +109,13 @@ class Keys:
             raise errors.NotFound
         return _shown(key)
 
-    async def revoke(self, caller: Caller, id: UUID) -> None:
+    async def revoke(self, caller: Caller, id: UUID, origin: Origin) -> None:
         """The key is worth nothing any more, within a second."""
         async with self._gateway.database.transaction() as connection:
             if not await accounts.revoke_key(connection, caller.account_id, id):
                 raise errors.NotFound
+            await audit.write(connection, caller.account_id, "api_key.revoked", origin, id=id)
+        self._gateway.tell([caller.account_id])
 
 
 def _domain(index: int, name: str) -> str:

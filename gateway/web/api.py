@@ -38,7 +38,7 @@ from starlette.routing import Route, compile_path
 from starlette.types import Receive, Scope, Send
 
 from gateway import errors, models
-from gateway.web import edge, reading
+from gateway.web import edge, origins, reading
 
 JSON: Final = "application/json"
 MEBIBYTE: Final = 1_048_576
@@ -94,7 +94,7 @@ class DeclarationError(TypeError):
 
 # From declaration to plan
 
-_OURS: Final = frozenset(("request", "caller", "body", "query", "idempotency_key", "fingerprint"))
+_OURS: Final = frozenset(("request", "caller", "body", "query", "idempotency_key", "fingerprint", "origin"))
 _PATH_TYPES: Final[dict[Any, Callable[[str], Any]]] = {
     UUID: reading.path_id,
     str: reading.path_word,
@@ -156,7 +156,7 @@ def _check_access(operation: Operation, names: Sequence[str]) -> None:
         raise DeclarationError(f"{operation.title} names unknown scopes: {sorted(scopes - models.SCOPES)}")
     if "read" in scopes and operation.method != "GET":
         raise DeclarationError(f"{operation.title} changes something, so that `read` cannot suffice")
-    if operation.public and ("caller" in names or operation.mailbox_token):
+    if operation.public and ("caller" in names or "origin" in names or operation.mailbox_token):
         raise DeclarationError(f"{operation.title} is public: there is no caller")
 
 
@@ -253,8 +253,9 @@ def _is_bytes_or_nothing(option: Any) -> bool:
 class Endpoint:
     """All methods of one path, as the ASGI application of its route."""
 
-    def __init__(self, path: str, plans: Sequence[Plan], authenticate: Authenticate) -> None:
+    def __init__(self, path: str, plans: Sequence[Plan], authenticate: Authenticate, trusted: origins.Networks) -> None:
         self._path = path
+        self._trusted = trusted
         self._plans = {found.operation.method: found for found in plans}
         if "GET" in self._plans:
             self._plans["HEAD"] = self._plans["GET"]  # RFC 9110 section 9.3.2; the server drops the content
@@ -274,6 +275,8 @@ class Endpoint:
         caller = await self._authenticate(Request(scope, receive))
         current.account_id = caller.account_id
         _authorize(found.operation, caller)
+        if "origin" in found.wants:
+            current.origin = origins.of(scope, caller, self._trusted)
         bound = structlog.contextvars.bind_contextvars(account_id=str(caller.account_id))
         try:
             await _run(found, caller, scope, receive, send)
@@ -293,6 +296,8 @@ async def _run(found: Plan, caller: models.Caller | None, scope: Scope, receive:
     arguments: dict[str, Any] = {name: read(scope["path_params"][name]) for name, read in found.path.items()}
     if caller is not None and "caller" in found.wants:
         arguments["caller"] = caller
+    if "origin" in found.wants:
+        arguments["origin"] = edge.exchange(scope).origin
     raw = await _read_request(found, scope, receive, arguments)
     if "request" in found.wants:
         arguments["request"] = Request(scope, _again(found, raw, scope, receive), send)
@@ -372,10 +377,18 @@ async def _send(answer: models.Answer, send: Send) -> None:
 class Api:
     """All operations: the one list, checked."""
 
-    def __init__(self, operations: Iterable[Operation], *, authenticate: Authenticate, prefix: str = "/v1") -> None:
+    def __init__(
+        self,
+        operations: Iterable[Operation],
+        *,
+        authenticate: Authenticate,
+        prefix: str = "/v1",
+        trusted: origins.Networks = (),  # load balancers, who may say for whom they ask
+    ) -> None:
         self.prefix = prefix
         self.plans = [plan(operation) for operation in operations]
         self._authenticate = authenticate
+        self._trusted = trusted
         self._refuse_doubles()
 
     def routes(self) -> list[Route]:
@@ -384,7 +397,7 @@ class Api:
         for found in (plan for plan in self.plans if plan.operation.available):
             paths.setdefault(self.prefix + found.operation.path, []).append(found)
         ordered = sorted(paths, key=lambda path: [segment.startswith("{") for segment in path.split("/")])
-        return [Route(path, Endpoint(path, paths[path], self._authenticate)) for path in ordered]
+        return [Route(path, Endpoint(path, paths[path], self._authenticate, self._trusted)) for path in ordered]
 
     def _refuse_doubles(self) -> None:
         seen: set[str] = set()

@@ -14,8 +14,8 @@ from uuid_utils.compat import uuid7
 from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.mail import classify, dsn
-from gateway.models import Caller, Input, Output, Page, Time
-from gateway.storage import bounce_rules, db
+from gateway.models import Caller, Input, Origin, Output, Page, Time
+from gateway.storage import audit, bounce_rules, db
 from gateway.web import api, once
 
 CREATE: Final = "POST /v1/bounces/rules"
@@ -166,7 +166,7 @@ class Bounces:
         )
 
     async def create(
-        self, caller: Caller, body: NewRule, idempotency_key: str | None, fingerprint: bytes | None
+        self, caller: Caller, body: NewRule, idempotency_key: str | None, fingerprint: bytes | None, origin: Origin
     ) -> models.Answer:
         """A rule of the account's own, looked at before the built-in ones; at most 200. Workers know it in seconds."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
@@ -179,9 +179,12 @@ class Bounces:
                 raise errors.QuotaExceeded(f"An account has at most {bounce_rules.MOST} rules.", retry_after=3600)
             answer = (await self._read(connection, caller.account_id, rule_id)).model_dump(mode="json")
             await keep(answer)
+            await audit.write(connection, caller.account_id, "bounce_rule.created", origin, id=rule_id, **fields)
             return answer
 
         answer, replayed = await self._creations.create(caller.account_id, wish, create)
+        if not replayed:
+            self._gateway.tell([caller.account_id])
         return once.answered(201, answer, replayed=replayed)
 
     async def list(self, caller: Caller, query: RulesQuery) -> Page[Rule]:
@@ -196,7 +199,7 @@ class Bounces:
         async with self._gateway.database.connection() as connection:
             return await self._read(connection, caller.account_id, id)
 
-    async def change(self, caller: Caller, id: UUID, body: RuleChanges) -> Rule:
+    async def change(self, caller: Caller, id: UUID, body: RuleChanges, origin: Origin) -> Rule:
         """Change it in part; what was decided by it stays."""
         given = body.model_dump(exclude_unset=True)
         for name in ("kind", "suppresses", "priority", "note"):
@@ -209,13 +212,18 @@ class Bounces:
             _check(fields)
             if not await bounce_rules.change(connection, caller.account_id, id, _stored(fields)):
                 raise errors.NotFound
-            return await self._read(connection, caller.account_id, id)
+            changed = await self._read(connection, caller.account_id, id)
+            await audit.write(connection, caller.account_id, "bounce_rule.updated", origin, id=id, changed=given)
+        self._gateway.tell([caller.account_id])
+        return changed
 
-    async def delete(self, caller: Caller, id: UUID) -> None:
+    async def delete(self, caller: Caller, id: UUID, origin: Origin) -> None:
         """It decides nothing any more."""
         async with self._gateway.database.transaction() as connection:
             if not await bounce_rules.delete(connection, caller.account_id, id):
                 raise errors.NotFound
+            await audit.write(connection, caller.account_id, "bounce_rule.deleted", origin, id=id)
+        self._gateway.tell([caller.account_id])
 
     async def _read(self, connection: db.Connection, account_id: UUID, rule_id: UUID) -> Rule:
         found = await bounce_rules.get(connection, account_id, rule_id)

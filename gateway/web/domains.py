@@ -14,8 +14,8 @@ from pydantic import Field
 from gateway import errors, models
 from gateway.inbound import domains as claims
 from gateway.lifecycle import Gateway
-from gateway.models import Caller, Input, ListQuery, Output, Page, Time
-from gateway.storage import db, dkim_keys, domains, mailboxes
+from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
+from gateway.storage import audit, db, dkim_keys, domains, mailboxes
 from gateway.web import api, once
 from gateway.web.paths import Paths
 
@@ -122,7 +122,7 @@ class Domains:
         ]
 
     async def create(
-        self, caller: Caller, body: NewDomain, idempotency_key: str | None, fingerprint: bytes | None
+        self, caller: Caller, body: NewDomain, idempotency_key: str | None, fingerprint: bytes | None, origin: Origin
     ) -> models.Answer:
         """Claim a domain. It is the account's once `verify` has found the ownership record in its DNS."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
@@ -146,10 +146,12 @@ class Domains:
             answer = (await self._read(connection, caller.account_id, name)).model_dump(mode="json")
             await keep(answer)
             await self._make_permanent(connection, caller.account_id, catch_all)
+            about = {name: answer[name] for name in ("name", "wildcard", "catch_all", "unknown_recipients")}
+            await audit.write(connection, caller.account_id, "domain.created", origin, **about)
             return answer
 
         answer, replayed = await self._creations.create(caller.account_id, wish, create)
-        if body.catch_all is not None and not replayed:
+        if not replayed:
             self._gateway.tell([caller.account_id])
         return once.answered(201, answer, replayed=replayed)
 
@@ -173,7 +175,7 @@ class Domains:
         async with self._gateway.database.connection() as connection:
             return await self._read(connection, caller.account_id, _named(name))
 
-    async def change(self, caller: Caller, name: str, body: DomainChanges) -> Domain:
+    async def change(self, caller: Caller, name: str, body: DomainChanges, origin: Origin) -> Domain:
         """Have mail for it treated otherwise."""
         name = _named(name)
         await self.get(caller, name)
@@ -196,17 +198,20 @@ class Domains:
             )
             changed = await self._read(connection, caller.account_id, name)
             await self._make_permanent(connection, caller.account_id, catch_all)
-        if catch_all is not None:
-            self._gateway.tell([caller.account_id])
+            about = {name: getattr(changed, name) for name in body.model_fields_set}
+            await audit.write(connection, caller.account_id, "domain.updated", origin, name=name, changed=about)
+        self._gateway.tell([caller.account_id])
         return changed
 
-    async def delete(self, caller: Caller, name: str) -> None:
+    async def delete(self, caller: Caller, name: str, origin: Origin) -> None:
         """Give it up: mail for it is refused; its mailboxes keep what they have."""
         name = _named(name)
         async with self._gateway.database.transaction() as connection:
             await domains.take_turn(connection, name)
             if not await domains.delete(connection, caller.account_id, name):
                 raise errors.NotFound
+            await audit.write(connection, caller.account_id, "domain.deleted", origin, name=name)
+        self._gateway.tell([caller.account_id])
 
     async def verify(self, caller: Caller, name: str) -> Domain:
         """Look at the DNS now. Records whose state is `unknown` could not be looked at; then nothing has changed."""
@@ -214,10 +219,10 @@ class Domains:
         await self._gateway.domains.verify(caller.account_id, name)
         return await self.get(caller, name)
 
-    async def rotate(self, caller: Caller, name: str) -> Domain:
+    async def rotate(self, caller: Caller, name: str, origin: Origin) -> Domain:
         """Make new DKIM keys. The old ones sign until `verify` has seen the new ones' records in the DNS."""
         name = _named(name)
-        await self._gateway.domains.rotate(caller.account_id, name)
+        await self._gateway.domains.rotate(caller.account_id, name, origin)
         return await self.get(caller, name)
 
     # Reading

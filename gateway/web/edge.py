@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from gateway import errors
+from gateway.models import Origin
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +58,7 @@ class Exchange:
     request_id: str
     route: str = "unmatched"  # the path's template; set by whoever matches the path
     account_id: UUID | None = None  # set once the caller is known
+    origin: Origin | None = None  # who calls, from where; set for operations that ask for it
     headers: Headers = field(default_factory=list)  # added to the answer, such as RateLimit-*
     status: int = 0  # of the answer; 0 until it starts
 

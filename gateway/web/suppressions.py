@@ -18,8 +18,8 @@ from starlette.types import Scope as AsgiScope
 from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.mail import address
-from gateway.models import Caller, Input, ListQuery, Output, Page, Time
-from gateway.storage import db, suppressions
+from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
+from gateway.storage import audit, db, suppressions
 from gateway.web import api, edge, once, reading
 
 CREATE: Final = "POST /v1/suppressions"
@@ -124,7 +124,12 @@ class Suppressions:
         ]
 
     async def create(
-        self, caller: Caller, body: NewSuppression, idempotency_key: str | None, fingerprint: bytes | None
+        self,
+        caller: Caller,
+        body: NewSuppression,
+        idempotency_key: str | None,
+        fingerprint: bytes | None,
+        origin: Origin,
     ) -> models.Answer:
         """Write to this address no more; what was said of it before is replaced."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
@@ -136,9 +141,12 @@ class Suppressions:
                 raise errors.invalid("expires_at", "is over already")
             answer = _shown(found[0]).model_dump(mode="json")
             await keep(answer)
+            await audit.write(connection, caller.account_id, "suppression.created", origin, **answer)
             return answer
 
         answer, replayed = await self._creations.create(caller.account_id, wish, create)
+        if not replayed:
+            self._gateway.tell([caller.account_id])
         return once.answered(201, answer, replayed=replayed)
 
     async def list(self, caller: Caller, query: SuppressionsQuery) -> Page[Suppression]:
@@ -166,17 +174,20 @@ class Suppressions:
             raise errors.NotFound
         return _shown(found)
 
-    async def delete(self, caller: Caller, address: str, query: ScopeQuery) -> None:
+    async def delete(self, caller: Caller, address: str, query: ScopeQuery, origin: Origin) -> None:
         """Write to it again. What was suppressed before is not sent, and what other scopes say of it stays."""
+        about = {"address": _named(address), "scope": query.scope}
         async with self._gateway.database.transaction() as connection:
-            if not await suppressions.delete(connection, caller.account_id, _named(address), query.scope):
+            if not await suppressions.delete(connection, caller.account_id, **about):
                 raise errors.NotFound
+            await audit.write(connection, caller.account_id, "suppression.deleted", origin, **about)
+        self._gateway.tell([caller.account_id])
 
-    async def delete_named(self, caller: Caller, query: AddressQuery) -> None:
+    async def delete_named(self, caller: Caller, query: AddressQuery, origin: Origin) -> None:
         """The same for addresses that do not fit into a path, such as those with a slash."""
-        await self.delete(caller, query.address, query)
+        await self.delete(caller, query.address, query, origin)
 
-    async def import_(self, caller: Caller, request: Request) -> Imported | Response:
+    async def import_(self, caller: Caller, request: Request, origin: Origin) -> Imported | Response:
         """Add a whole list: up to 100,000 lines, each a JSON object as for one address, or CSV (`text/csv`).
 
         CSV has the columns address, reason, expires_at, scope, or those that its first line names. Lines that are wrong
@@ -189,7 +200,7 @@ class Suppressions:
         content_type = request.headers.get("content-type", "")
         read = _Csv().read if content_type.partition(";")[0].strip().lower() == "text/csv" else _json_line
         done = _Import(read)
-        steps = self._import(caller.account_id, request, done)
+        steps = self._import(caller.account_id, request, done, origin)
         if NDJSON in request.headers.get("accept", ""):
             await anext(steps, None)  # what is wrong with the beginning is answered as anywhere
             return _Progress(_told(steps, done, edge.exchange(request.scope).request_id))
@@ -197,13 +208,17 @@ class Suppressions:
             pass
         return done.answer()
 
-    async def _import(self, account_id: UUID, request: Request, done: _Import) -> AsyncIterator[None]:
+    async def _import(self, account_id: UUID, request: Request, done: _Import, origin: Origin) -> AsyncIterator[None]:
         """One step is a slice that is stored."""
         async for lines in _slices(request):
             wishes = done.wishes(lines)
             if wishes:
                 async with self._gateway.database.transaction() as connection:
-                    done.note(wishes, await suppressions.put(connection, account_id, list(wishes.values())))
+                    listed = await suppressions.put(connection, account_id, list(wishes.values()))
+                    about = {"lines": [min(wishes), max(wishes)], "count": len(listed)}
+                    await audit.write(connection, account_id, "suppression.imported", origin, **about)
+                done.note(wishes, listed)
+                self._gateway.tell([account_id])
             yield
 
     async def export(self, caller: Caller) -> Response:

@@ -14,8 +14,8 @@ from gateway import errors, models
 from gateway.inbound import rendering
 from gateway.lifecycle import Gateway
 from gateway.mail import template
-from gateway.models import Caller, Input, ListQuery, Output, Page, Time
-from gateway.storage import db, templates
+from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
+from gateway.storage import audit, db, templates
 from gateway.web import api, once
 
 CREATE: Final = "POST /v1/templates"
@@ -121,7 +121,7 @@ class Templates:
         ]
 
     async def create(
-        self, caller: Caller, body: NewTemplate, idempotency_key: str | None, fingerprint: bytes | None
+        self, caller: Caller, body: NewTemplate, idempotency_key: str | None, fingerprint: bytes | None, origin: Origin
     ) -> models.Answer:
         """A new template. What is wrong with it is said with its line."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
@@ -133,9 +133,13 @@ class Templates:
             await templates.create(connection, caller.account_id, template_id, fields)
             answer = (await self._read(connection, caller.account_id, template_id)).model_dump(mode="json")
             await keep(answer)
+            about = {"id": template_id, "name": body.name}
+            await audit.write(connection, caller.account_id, "template.created", origin, **about)
             return answer
 
         answer, replayed = await self._creations.create(caller.account_id, wish, create)
+        if not replayed:
+            self._gateway.tell([caller.account_id])
         return once.answered(201, answer, replayed=replayed)
 
     async def list(self, caller: Caller, query: ListQuery) -> Page[Template]:
@@ -152,7 +156,7 @@ class Templates:
         async with self._gateway.database.connection() as connection:
             return await self._read(connection, caller.account_id, id)
 
-    async def change(self, caller: Caller, id: UUID, body: TemplateChanges) -> Template:
+    async def change(self, caller: Caller, id: UUID, body: TemplateChanges, origin: Origin) -> Template:
         """Write it anew, in part or whole; e-mails that were accepted stay as they are."""
         given = body.model_dump(mode="json", exclude_unset=True)
         for name in ("name", "subject", "variables"):
@@ -164,13 +168,19 @@ class Templates:
         async with self._gateway.database.transaction() as connection:
             if not await templates.change(connection, caller.account_id, id, fields):
                 raise errors.NotFound
-            return await self._read(connection, caller.account_id, id)
+            changed = await self._read(connection, caller.account_id, id)
+            about = {"id": id, "name": changed.name, "changed": sorted(given)}
+            await audit.write(connection, caller.account_id, "template.updated", origin, **about)
+        self._gateway.tell([caller.account_id])
+        return changed
 
-    async def delete(self, caller: Caller, id: UUID) -> None:
+    async def delete(self, caller: Caller, id: UUID, origin: Origin) -> None:
         """No e-mail can be made of it any more."""
         async with self._gateway.database.transaction() as connection:
             if not await templates.delete(connection, caller.account_id, id):
                 raise errors.NotFound
+            await audit.write(connection, caller.account_id, "template.deleted", origin, id=id)
+        self._gateway.tell([caller.account_id])
 
     async def render(self, caller: Caller, id: UUID, body: Values) -> Preview:
         """What an e-mail would say; nothing is sent."""

@@ -208,12 +208,10 @@ class Webhooks:
 
 
 def _types(types: Sequence[str]) -> list[str]:
-    if "*" in types:
-        return ["*"]
     for index, name in enumerate(types):
-        if name not in events.TYPES:
+        if name not in events.TYPES and name != "*":
             raise errors.invalid(f"types[{index}]", f"there are no events of type {name[:64]!r}")
-    return sorted(set(types))
+    return sorted(set(types) & {"*", *events.AUDITED} if "*" in types else set(types))
 
 
 def _shown(webhook: webhooks.Webhook) -> Webhook:

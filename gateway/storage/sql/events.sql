@@ -14,7 +14,12 @@ with head as (
   select w.account_id, w.id, e.id, e.seq, e.type, statement_timestamp(), statement_timestamp()
   from written e, webhooks w
   where w.account_id = :account_id and w.status = 'active' and w.deleted_at is null
-    and (w.types = '{*}' or e.type = any(w.types)) and (w.mailbox_id is null or w.mailbox_id = e.mailbox_id)
+    and (e.type = any(w.types) or ('*' = any(w.types) and e.type not in (
+      'account.created', 'account.updated', 'api_key.created', 'api_key.revoked', 'bounce_rule.created',
+      'bounce_rule.deleted', 'bounce_rule.updated', 'domain.created', 'domain.deleted', 'domain.keys_rotated',
+      'domain.updated', 'suppression.created', 'suppression.deleted', 'suppression.imported', 'template.created',
+      'template.deleted', 'template.updated', 'webhook.created', 'webhook.deleted', 'webhook.rotated', 'webhook.updated')))
+    and (w.mailbox_id is null or w.mailbox_id = e.mailbox_id)
   returning 1
 )
 select head.base, (select count(*) from told) as told from head

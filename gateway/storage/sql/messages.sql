@@ -71,7 +71,7 @@ with given as materialized (
   select w.account_id, w.id, e.id, e.seq, e.type, statement_timestamp(), statement_timestamp()
   from written e, webhooks w
   where w.account_id = :account_id and w.status = 'active' and w.deleted_at is null
-    and (w.types = '{*}' or e.type = any(w.types)) and (w.mailbox_id is null or w.mailbox_id = e.mailbox_id)
+    and ('*' = any(w.types) or e.type = any(w.types)) and (w.mailbox_id is null or w.mailbox_id = e.mailbox_id)
   returning 1
 )
 select array(select d.id from due d) as stored, (select count(*) from held) as held, (select count(*) from told) as told
