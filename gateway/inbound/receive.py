@@ -48,6 +48,7 @@ OVER_QUOTA: Final = "452 4.2.2 Over quota, try again later"
 TRY_AGAIN: Final = "451 4.3.0 Try again later"
 LOOPS: Final = f"554 5.4.6 The message goes in circles: it has more than {header.MAX_HOPS} Received fields"
 UNSHOWN: Final = "what it says cannot be shown; it is kept as it came"
+PATIENCE_SECONDS: Final = 60.0  # from the final dot; a sender that gives up before us gets its mail stored twice
 NO_ROOM: Final = "452 4.3.1 Insufficient system storage, try again later"
 
 
@@ -77,7 +78,7 @@ class Reception:
         self._void = Void(settings.void_max_bytes)
         self._placer = placing.Placer(database, settings, self._territory, self._void, told=told)
         self._committer: committer.Committer[Arrival, str] = committer.Committer(
-            self._commit, find=self._find, size=_size
+            self._commit, find=self._find, size=_size, patience=PATIENCE_SECONDS
         )
 
     # Recipients

@@ -131,10 +131,7 @@ class Dispatcher:
             try:
                 async with self._database.transaction() as connection:
                     disabled = await webhooks.settle(connection, settled)
-            except (
-                Unavailable,
-                db.CommitUnknown,
-            ):  # written twice is an attempt listed twice; the lease guards the rest
+            except Unavailable:  # done or not: what was written is not written again
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
                 break

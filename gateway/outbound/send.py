@@ -39,6 +39,7 @@ MAX_METADATA_BYTES: Final = 16_384  # as JSON
 LARGE: Final = 262_144  # bytes of bodies and attachments; from here on composing leaves the event loop
 LONG: Final = 32_768  # characters of HTML; making text of so much leaves it, too
 COUNT_SECONDS: Final = 1.0  # how long a count of waiting recipients is believed
+PATIENCE_SECONDS: Final = 25.0  # from the request; Heroku's router hangs up after 30
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -135,7 +136,9 @@ class Outbox:
         self._settings = settings
         self._told = told
         self._due = due
-        self._committer: Committer[Submission, Answer] = Committer(self._commit, find=self._find, size=_size)
+        self._committer: Committer[Submission, Answer] = Committer(
+            self._commit, find=self._find, size=_size, patience=PATIENCE_SECONDS
+        )
         self._senders = signing.Senders(database, settings)
         self._waiting: dict[UUID, tuple[float, int]] = {}  # until when it is believed, and how many wait
 

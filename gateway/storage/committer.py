@@ -7,11 +7,16 @@ What an error means, decided by SQLSTATE alone:
     40001, 40P01            done again, up to three times
     classes 21 to 23, 55P03, 54000   the batch is halved to find the item that is to blame
     the line broke          before COMMIT: Unavailable for all; during COMMIT: `find` looks up what is true
+
+Who has less time than the database takes to come back says so (`patience`): what still waits then is taken back and
+never committed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -28,12 +33,13 @@ Answer = TypeVar("Answer")
 
 MAX_ITEMS: Final = 64
 MAX_BYTES: Final = 4_194_304  # a bigger item goes alone
-LOOKUP_DELAYS: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between looks for a commit whose end is unknown
+LOOKUP_SECONDS: Final = 40.0  # for which a commit whose end is unknown is looked for
+LOOKUP_DELAYS: Final = (0.05, 0.2, 0.5, 1.0)  # seconds between looks; the last one again and again
 DIVISIBLE: Final = ("21", "22", "23")  # a row twice in a batch, bad data, broken constraint: one item's fault
 DIVISIBLE_STATES: Final = ("55P03", "54000", "54001", "57014")  # lock not available, too complex, cancelled: likewise
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Answer]):
     item: Item
     size: int
@@ -51,12 +57,14 @@ class Committer(Generic[Item, Answer]):
         size: Callable[[Item], int],  # bytes
         max_items: int = MAX_ITEMS,
         max_bytes: int = MAX_BYTES,
+        patience: float | None = None,  # seconds after which a submitter hears Unavailable; None = it waits
     ) -> None:
         self._commit = commit
         self._find = find
         self._size = size
         self._max_items = max_items
         self._max_bytes = max_bytes
+        self._patience = patience
         self._waiting: list[_Waiting[Item, Answer]] = []
         self._runner: asyncio.Task[None] | None = None
 
@@ -66,7 +74,13 @@ class Committer(Generic[Item, Answer]):
         self._waiting.append(waiting)
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
-        return await asyncio.shield(waiting.answer)
+        try:
+            async with asyncio.timeout(self._patience):
+                return await asyncio.shield(waiting.answer)
+        except TimeoutError as error:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            raise Unavailable(retry_after=2) from error
 
     async def drain(self) -> None:
         """Returns when nothing is under way."""
@@ -128,7 +142,10 @@ class Committer(Generic[Item, Answer]):
 
     async def _look_up(self, waiting: _Waiting[Item, Answer]) -> None:
         """The truth about one item whose COMMIT broke off. If it cannot be had, Unavailable."""
-        for delay in LOOKUP_DELAYS:
+        until = time.monotonic() + LOOKUP_SECONDS
+        for delay in itertools.chain(LOOKUP_DELAYS, itertools.repeat(LOOKUP_DELAYS[-1])):
+            if time.monotonic() >= until:
+                break
             try:
                 answer = await self._find(waiting.item)
             except Unavailable:

@@ -3,18 +3,24 @@
 The pool is `databases`' own (one connection a task: code that asks again within a transaction gets the transaction's);
 statements run on the asyncpg connection that it holds. Nothing outside this package sees a driver's exception.
 
-    Unavailable           the database cannot be reached: nothing was stored
+    Unavailable           the database cannot be reached, or takes no writes: nothing was stored
     ├── Collided          a deadlock, a lock or a statement that took too long
     ├── NoRoom            its disk or memory is full
     └── CommitUnknown     the line broke during COMMIT: look the ids up, never guess; perhaps all of it was stored
+
+Nobody waits for ever: a connection is given or refused within WAITING_SECONDS, and a statement is answered within
+COMMAND_SECONDS or its line is taken for dead and dropped, as is one that leads to a server which takes no writes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import databases
@@ -27,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 STATEMENT_TIMEOUT: Final = "15s"  # shorter than any peer waits for our reply
 LOCK_TIMEOUT: Final = "2s"  # also how long a repeated Idempotency-Key waits for the first in another process
+CONNECT_SECONDS: Final = 5.0
+WAITING_SECONDS: Final = 10.0  # for a connection: a free one of the pool, or a new one
+COMMAND_SECONDS: Final = 17.0  # until the server's answer; it gives up on a statement earlier, so the line is dead
 RETRIED: Final = ("40001", "40P01")  # serialization failure, deadlock: the same again may well succeed
 LOCK_NOT_AVAILABLE: Final = "55P03"
 COLLISIONS: Final = (
@@ -35,11 +44,22 @@ COLLISIONS: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
 )
+OUT_OF_ORDER: Final = (
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,  # its disk fails
+    asyncpg.ReadOnlySQLTransactionError,  # it has become a standby, or its operator stopped writes
+    asyncpg.IdleInTransactionSessionTimeoutError,  # this process was halted for too long
+)
 CONNECTION_ERRORS: Final = (
     *(OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError),
     asyncpg.InternalClientError,  # the line broke while the driver was between two states
 )
 BROKEN_OFF: Final = (asyncpg.OperatorInterventionError, *CONNECTION_ERRORS)  # of a COMMIT: nobody knows
+UNFIT: Final = (TimeoutError, asyncpg.ReadOnlySQLTransactionError)  # after these a connection is of no more use
+# Of a TCP line on which nothing comes back, seconds: silence until it is asked, between asking, times it is asked.
+KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+UNACKNOWLEDGED_MS: Final = 15_000  # what was sent and not acknowledged for so long never will be
 
 
 class CommitUnknown(Unavailable):
@@ -60,8 +80,20 @@ class _Held(asyncpg.Connection):  # type: ignore[misc] # asyncpg ships no types 
     def get_reset_query(self) -> str:
         return ""
 
+    def notice_death(self) -> None:
+        """Have the kernel find out that the other end is gone, also while nobody waits for it."""
+        line = self._transport.get_extra_info("socket")
+        if line is None or line.family == socket.AF_UNIX:
+            return
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        options = (*KEEPALIVE, ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS))
+        for name, value in options:
+            if hasattr(socket, name):  # not every system has all of them
+                line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
 
 async def _prepare(connection: Connection) -> None:
+    connection.notice_death()
     for kind in ("jsonb", "json"):
         await connection.set_type_codec(kind, encoder=_to_json, decoder=json.loads, schema="pg_catalog")
 
@@ -88,8 +120,9 @@ class Database:
             max_inactive_connection_lifetime=300,
             connection_class=_Held,
             init=_prepare,
-            timeout=5,
-            command_timeout=30,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            **_target(dsn),
             server_settings={
                 "application_name": "postroom",
                 "timezone": "UTC",
@@ -113,13 +146,21 @@ class Database:
         """This task's connection; asked for again within, the same one."""
         with translated():
             async with contextlib.AsyncExitStack() as stack:
-                held = await self._taken(stack)
-                yield held.raw_connection
+                connection = (await self._taken(stack)).raw_connection
+                try:
+                    yield connection
+                except BaseException as error:
+                    if _is_unfit(error):
+                        log.warning("connection dropped", reason=type(error.__cause__ or error).__name__)
+                        with contextlib.suppress(asyncpg.InterfaceError):  # dropped within already
+                            connection.terminate()
+                    raise
 
     async def _taken(self, stack: contextlib.AsyncExitStack) -> Any:
         """Whatever the server says to who asks for a connection, it is no fault of a statement."""
         try:
-            return await stack.enter_async_context(self._pool.connection())
+            async with asyncio.timeout(WAITING_SECONDS):
+                return await stack.enter_async_context(self._pool.connection())
         except asyncpg.PostgresError as error:  # such as: closed to connections, password changed, no such database
             raise Unavailable(retry_after=2) from error
 
@@ -131,9 +172,10 @@ class Database:
             await transaction.start()
             try:
                 yield connection
-            except BaseException:
-                with contextlib.suppress(*CONNECTION_ERRORS):  # the server rolls back by itself when the line is gone
-                    await transaction.rollback()
+            except BaseException as error:
+                if not _is_unfit(error):
+                    with contextlib.suppress(*CONNECTION_ERRORS):  # the line is gone: the server rolls back by itself
+                        await transaction.rollback()
                 raise
             await _commit(transaction)
 
@@ -148,6 +190,17 @@ class Database:
                 raise
             except BROKEN_OFF as error:
                 raise CommitUnknown(retry_after=2) from error
+
+
+def _target(dsn: str) -> dict[str, Any]:
+    """A standby that takes no writes is not connected to, unless the DSN says itself what it wants."""
+    wanted = "target_session_attrs"
+    return {} if wanted in parse_qs(urlsplit(dsn).query) else {wanted: "read-write"}
+
+
+def _is_unfit(error: BaseException) -> bool:
+    """Whether the connection is to be dropped: no answer came, or its server takes no writes (any more)."""
+    return isinstance(error, UNFIT) or isinstance(error.__cause__, UNFIT)
 
 
 async def _commit(transaction: Any) -> None:
@@ -166,7 +219,7 @@ def translated() -> Any:
         raise NoRoom(retry_after=30) from error
     except COLLISIONS as error:
         raise Collided(retry_after=1) from error
-    except (asyncpg.InsufficientResourcesError, asyncpg.OperatorInterventionError, *CONNECTION_ERRORS) as error:
+    except (*OUT_OF_ORDER, *CONNECTION_ERRORS) as error:
         raise Unavailable(retry_after=2) from error
     except asyncpg.UndefinedTableError as error:
         raise Unavailable("The database is not migrated; run postroom migrate.", retry_after=30) from error

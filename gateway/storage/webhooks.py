@@ -8,7 +8,7 @@ holder of the token alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -73,6 +73,7 @@ class Settled:
     error: str | None
     disable: str | None  # the reason, where the webhook is to be disabled
     tried: bool = True  # the receiver was asked, so that the outcome speaks of the webhook itself
+    attempt_id: UUID = field(default_factory=uuid7)  # what is written again, for nobody knows, is one attempt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,7 +193,7 @@ async def settle(connection: db.Connection, settled: Settled) -> bool:
     await sql.add_attempt.run(
         connection,
         **keys,
-        id=uuid7(),
+        id=settled.attempt_id,
         number=claimed.number,
         started_at=settled.started_at,
         latency_ms=round(settled.latency * 1000),

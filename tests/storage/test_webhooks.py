@@ -37,10 +37,10 @@ async def claim(
         return await webhooks.claim(connection, account_id, lease_id=uuid7(), lease_seconds=lease_seconds, limit=limit)
 
 
-async def settle(
-    database: db.Database, claimed: webhooks.Claimed, status: str, *, again_in: float = 0, disable: str | None = None
-) -> None:
-    settled = webhooks.Settled(
+def ended(
+    claimed: webhooks.Claimed, status: str, *, again_in: float = 0, disable: str | None = None
+) -> webhooks.Settled:
+    return webhooks.Settled(
         claimed=claimed,
         status=status,
         again_in=again_in,
@@ -51,6 +51,12 @@ async def settle(
         error=None,
         disable=disable,
     )
+
+
+async def settle(
+    database: db.Database, claimed: webhooks.Claimed, status: str, *, again_in: float = 0, disable: str | None = None
+) -> None:
+    settled = ended(claimed, status, again_in=again_in, disable=disable)
     async with database.transaction() as connection:
         await webhooks.settle(connection, settled)
 
@@ -180,6 +186,20 @@ async def test_a_failed_delivery_is_due_again_when_it_was_said(database: db.Data
     assert again.number == 2
     await settle(database, again, "delivered")
     assert (await get(database, account_id, id)).failing_since is None
+
+
+async def test_an_attempt_that_is_written_again_for_nobody_knew_is_one(database: db.Database, account_id: UUID) -> None:
+    """With an id made anew by each writing, it was listed twice."""
+    id = await hook(database, account_id)
+    await happen(database, account_id)
+    [claimed] = await claim(database, account_id)
+    settled = ended(claimed, "delivered")
+    for _ in range(2):
+        async with database.transaction() as connection:
+            await webhooks.settle(connection, settled)
+    async with database.connection() as connection:
+        listed = await webhooks.attempts(connection, account_id, id, [claimed.event_id])
+    assert [one["id"] for one in listed[claimed.event_id]] == [settled.attempt_id]
 
 
 # The end

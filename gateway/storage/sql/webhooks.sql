@@ -64,9 +64,10 @@ where d.account_id = :account_id and d.webhook_id = :webhook_id and d.event_id =
 select d.lease_id = :lease_id from webhook_deliveries d
 where d.account_id = :account_id and d.webhook_id = :webhook_id and d.event_id = :event_id
 
--- add_attempt: what was tried
+-- add_attempt: what was tried; once, however often it is written
 insert into webhook_attempts (account_id, id, webhook_id, event_id, number, started_at, latency_ms, status, answer, error)
 values (:account_id, :id, :webhook_id, :event_id, :number, :started_at, :latency_ms, :status, :answer, :error)
+on conflict (account_id, id) do nothing
 
 -- mark_working: it took something
 update webhooks set failing_since = null where account_id = :account_id and id = :id and failing_since is not null
