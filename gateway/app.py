@@ -33,6 +33,7 @@ from gateway.web import (
     api,
     bounces,
     callbacks,
+    connections,
     deliveries,
     docs,
     domains,
@@ -216,7 +217,7 @@ def config(settings: Settings, app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=connections.protocol(connections.Limits.of(settings)),
         ws=Sockets,
         lifespan="off",
         log_config=None,

@@ -2,6 +2,7 @@
 
     PostroomError
     ├── ApiError                      has a status, a name and a message; the HTTP edge renders it
+    │   ├── BadRequest                400 bad_request
     │   ├── InvalidJson               400 invalid_json
     │   ├── InvalidIdempotencyKey     400 invalid_idempotency_key
     │   ├── MissingApiKey             401 missing_api_key
@@ -10,6 +11,7 @@
     │   ├── NotFound                  404 not_found
     │   ├── MethodNotAllowed          405 method_not_allowed
     │   ├── WaitTimeout               408 wait_timeout
+    │   ├── RequestTimeout            408 request_timeout
     │   ├── AddressTaken              409 address_taken
     │   ├── InvalidIdempotentRequest  409 invalid_idempotent_request
     │   ├── ConcurrentIdempotentRequests  409 concurrent_idempotent_requests
@@ -22,6 +24,7 @@
     │   ├── RecipientSuppressed       422 recipient_suppressed
     │   ├── RateLimitExceeded         429 rate_limit_exceeded
     │   ├── QuotaExceeded             429 quota_exceeded
+    │   ├── HeadersTooLarge           431 headers_too_large
     │   ├── InternalError             500 internal_error
     │   └── Unavailable               503 unavailable
     └── ConfigurationError            the process cannot start as it is set up; the message says what to change
@@ -80,6 +83,12 @@ class ApiError(PostroomError):
         return {**body, **self.extra, "request_id": request_id}
 
 
+class BadRequest(ApiError):
+    """The request is not HTTP as it should be."""
+
+    status, name = 400, "bad_request"
+
+
 class InvalidJson(ApiError):
     """The body is not valid JSON."""
 
@@ -126,6 +135,12 @@ class WaitTimeout(ApiError):
     """No matching message arrived in time."""
 
     status, name = 408, "wait_timeout"
+
+
+class RequestTimeout(ApiError):
+    """The request came too slowly."""
+
+    status, name = 408, "request_timeout"
 
 
 class AddressTaken(ApiError):
@@ -198,6 +213,12 @@ class QuotaExceeded(ApiError):
     """The account's quota is used up."""
 
     status, name = 429, "quota_exceeded"
+
+
+class HeadersTooLarge(ApiError):
+    """The request's head is too large."""
+
+    status, name = 431, "headers_too_large"
 
 
 class InternalError(ApiError):

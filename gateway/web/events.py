@@ -85,8 +85,9 @@ class Events:
 
     def operations(self) -> Sequence[api.Operation]:
         common: dict[str, Any] = {"tags": ["Events"], "returns": EventsPage, "errors": [errors.CursorExpired]}
+        missing = [errors.CursorExpired, errors.NotFound]  # the latter of `mailbox`
         return [
-            api.op("GET", "/events", self.of_account, scope=SCOPES, **common),
+            api.op("GET", "/events", self.of_account, scope=SCOPES, **{**common, "errors": missing}),
             api.op(
                 "GET",
                 "/mailboxes/{mailbox}/events",

@@ -228,7 +228,9 @@ def _usual_errors(plan: api.Plan) -> list[type[errors.ApiError]]:
     if plan.body is not None:
         usual.append(errors.InvalidJson)
     if plan.body is not None or "body" in plan.wants or plan.operation.reads_body:
-        usual.append(errors.PayloadTooLarge)
+        usual += [errors.PayloadTooLarge, errors.RequestTimeout]
+    if not plan.operation.available:
+        usual.append(errors.NotFound)
     if plan.operation.idempotent:
         usual += [errors.InvalidIdempotencyKey, errors.InvalidIdempotentRequest, errors.ConcurrentIdempotentRequests]
     return usual

@@ -59,7 +59,7 @@ def test_query_parameters_come_from_the_query_model() -> None:
 
 def test_errors_are_listed_by_status_with_their_names() -> None:
     responses = document()["paths"]["/v1/letters"]["post"]["responses"]
-    assert set(responses) == {"201", "400", "401", "403", "409", "413", "422", "429", "500", "503"}
+    assert set(responses) == {"201", "400", "401", "403", "408", "409", "413", "422", "429", "500", "503"}
     for name in ("address_taken", "invalid_idempotent_request", "concurrent_idempotent_requests"):
         assert f"`{name}`" in responses["409"]["description"]
 
