@@ -25,7 +25,13 @@ BATCH: Final = 100
 BATCH_CONNECTIONS: Final = 4
 ROUNDS: Final = 5
 SECONDS: Final = 3.0
-SETTINGS: Final = {"MAX_QUEUED": "10000000"}
+SETTINGS: Final = {  # limits are looked at, and never met
+    "MAX_QUEUED": "10000000",
+    "RATE_LIMIT_PER_SECOND": "1000000",
+    "RATE_LIMIT_BURST": "1000000",
+    "ACCOUNT_RATE_LIMIT_PER_SECOND": "1000000",
+    "ACCOUNT_RATE_LIMIT_BURST": "1000000",
+}
 
 
 def email(number: int = 0) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class Sockets(WebSocketsSansIOProtocol):
 
 def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
     """Every route there is."""
-    authenticate = access.Access(gateway.callers)
+    hops = gateway.settings.forwarded_hops
+    authenticate = access.Access(gateway.callers, gateway.limiter, forwarded_hops=hops)
     paths = Paths(gateway)
     streams = events.Events(gateway, paths, authenticate)
     rooms: list[Any] = [

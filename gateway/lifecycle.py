@@ -26,7 +26,7 @@ from gateway.inbound.receive import Reception
 from gateway.inbound.rendering import Rendering
 from gateway.inbound.submission import Submissions
 from gateway.mail import verp
-from gateway.notify import nudges
+from gateway.notify import nudges, rates
 from gateway.notify.live import Live
 from gateway.outbound import rules, unsubscribe
 from gateway.outbound.providers.contract import Outgoing
@@ -86,10 +86,17 @@ class Gateway:
         self.judging = Judging(self.database, settings, self.resolver, self.pace, told=self.tell)
         self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
         self.callers = Callers(self.database)
+        self.rates = rates.Rates(
+            settings.redis_url,
+            processes=settings.web_concurrency,
+            tls_verify=settings.redis_tls_verify,
+            namespace=settings.redis_namespace,
+        )
+        self.limiter = rates.Limiter(self.rates, rates.Limits.of(settings))
         self.domains = Domains(
             self.database, DnsResolver(settings.dns_servers, cache_entries=0), self.keyring, settings, told=self.tell
         )
-        self.submissions = Submissions(self.outbox, self.callers, settings)
+        self.submissions = Submissions(self.outbox, self.callers, self.limiter, settings)
 
     def tell(self, account_ids: Iterable[UUID]) -> None:
         """These accounts' logs have grown: whoever listens, here or in another process, looks again."""
@@ -197,6 +204,7 @@ async def opened(settings: Settings, *, fetch: signatures.Fetch | None = None) -
         stack.push_async_callback(gateway.database.close)
         await gateway.check_database()
         stack.push_async_callback(gateway.nudger.close)
+        stack.push_async_callback(gateway.rates.close)
         stack.push_async_callback(gateway.parsing.close)
         stack.push_async_callback(gateway.cleaning.close)
         stack.push_async_callback(gateway.rendering.close)

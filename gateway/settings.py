@@ -210,6 +210,29 @@ class Settings(BaseSettings):
         description="Seconds between webhook attempts; after the last `dead`",
     )
 
+    # Limits
+    rate_limit_per_second: float = Field(
+        1000, ge=0, description="Requests a second of one key or mailbox token; more hear 429; 0 = any"
+    )
+    rate_limit_burst: int = Field(2000, ge=1, description="Requests of one key that may come at once")
+    account_rate_limit_per_second: float = Field(
+        2000, ge=0, description="Requests a second of one account, by all its keys and tokens; more hear 429; 0 = any"
+    )
+    account_rate_limit_burst: int = Field(4000, ge=1, description="Requests of one account that may come at once")
+    auth_failures_per_minute: int = Field(
+        120,
+        ge=0,
+        description="Failed authentications of one client address in a minute, by HTTP and SMTP; then 429 (421) for "
+        "keys not seen before; 0 = any",
+    )
+    forwarded_hops: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Proxies in front of HTTP: the client's address is the one that many from the end of "
+        "X-Forwarded-For (Heroku: 1); 0 = that of the connection",
+    )
+
     # Operating
     secret_key: SecretStr = Field(
         SecretStr(""), description="Derives tokens, keys and webhook secrets; required outside dev"

@@ -34,6 +34,7 @@ from gateway.inbound.protocol import Goodbye, PeerGone, Phase, Refused
 from gateway.mail import address, submitted
 from gateway.mail.address import Address, Mailbox
 from gateway.models import Caller
+from gateway.notify.rates import Limiter
 from gateway.outbound import moments, send
 from gateway.settings import Settings
 from gateway.storage import db, idempotency, suppressions
@@ -41,7 +42,8 @@ from gateway.storage.callers import Callers
 
 log = structlog.get_logger(__name__)
 
-# outcome: "accepted", "failed" (no such key), "restricted" (a key that may not send), "unavailable"
+# outcome: "accepted", "failed" (no such key), "restricted" (a key that may not send), "shut_out" (too many failed from
+# this address), "unavailable"
 AUTHENTICATED = prometheus_client.Counter("postroom_submission_authentications", "Attempts to log in", ["outcome"])
 
 ENDPOINT: Final = "SMTP submission"  # what idempotency keys given here belong to
@@ -61,6 +63,8 @@ LOGGED_IN: Final = "235 2.7.0 Authentication succeeded"
 NO_SUCH_KEY: Final = "535 5.7.8 The password must be a valid API key"
 MAY_NOT_SEND: Final = "535 5.7.8 This API key lacks the scope send"
 CANNOT_TELL: Final = "454 4.7.0 Temporary authentication failure, try again later"
+SHUT_OUT: Final = "421 4.7.0 Too many failed authentications from your address, try again later"
+TOO_FAST: Final = "450 4.7.1 Too many messages, slow down and try again"
 TOO_MANY_FAILURES: Final = "421 4.7.0 Too many failed authentications, closing"
 BAD_RECIPIENT: Final = "501 5.1.3 Bad recipient address syntax"
 UNUSABLE: Final = "554 5.6.0"
@@ -92,8 +96,9 @@ class Submission(protocol.Incoming):
 class Submissions:
     """The desk of the submission port."""
 
-    def __init__(self, outbox: send.Outbox, callers: Callers, settings: Settings) -> None:
+    def __init__(self, outbox: send.Outbox, callers: Callers, limiter: Limiter, settings: Settings) -> None:
         self.callers = callers
+        self.limiter = limiter
         self.allows_clear = settings.postroom_dev  # AUTH without TLS
         self._outbox = outbox
         self._turns = idempotency.Turns()
@@ -169,6 +174,9 @@ class SubmissionSMTP(protocol.InboundSMTP):
         if self._key is None:
             raise Refused(LOG_IN if self._may_log_in or not self.offers_tls else ENCRYPT)
         self._caller = await self._still(self._key)
+        standing = self._desk.limiter.request(self._caller)
+        if standing is not None and not standing.allowed:
+            raise Refused(TOO_FAST)
         await super().smtp_MAIL(arg)
 
     async def _still(self, key: bytes) -> Caller:
@@ -230,9 +238,13 @@ class SubmissionSMTP(protocol.InboundSMTP):
     async def _log_in(self, password: str) -> None:
         """The user name does not matter: a key says whose it is."""
         self._phase = Phase.DESK
+        if not self._desk.callers.remembers(password) and self._desk.limiter.shut_out(self.remote_ip):
+            AUTHENTICATED.labels("shut_out").inc()
+            raise Goodbye(SHUT_OUT)
         try:
             caller = await self._desk.callers.of(password)
         except errors.InvalidApiKey:
+            self._desk.limiter.failed(self.remote_ip)
             self._fail(NO_SUCH_KEY, "failed")
             return
         except errors.Unavailable:

@@ -35,6 +35,10 @@ class Callers:
             raise InvalidApiKey
         return await self.holding(hashed)
 
+    def remembers(self, token: str) -> bool:
+        """Whether it was somebody's a while ago: not a stranger's, though it may be nobody's by now."""
+        return tokens.hash_token(token) in self._known
+
     async def holding(self, hashed: bytes) -> Caller:
         """Whose the token of this hash is, for who has seen it before. Raises InvalidApiKey, Unavailable."""
         until, caller = self._known.get(hashed, (0.0, None))
@@ -48,6 +52,9 @@ class Callers:
     async def _learn(self, hashed: bytes) -> Caller:
         try:
             caller = await self._look_up(hashed)
+        except InvalidApiKey:
+            self._known.pop(hashed, None)  # a stranger's from now on
+            raise
         finally:
             del self._looking[hashed]
         if len(self._known) >= REMEMBERED:

@@ -1,4 +1,8 @@
-"""Who calls: the bearer token of a request, turned into a Caller."""
+"""Who calls: the bearer token of a request, turned into a Caller, as often as the caller's limits let it.
+
+Who fails to authenticate too often from one address is not listened to any more, unless it shows a token that was good
+a moment ago: so that guessing costs no look-ups, and a stranger behind the same address locks nobody out.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ from typing import Final
 
 from starlette.requests import HTTPConnection
 
-from gateway.errors import MissingApiKey
+from gateway.errors import InvalidApiKey, MissingApiKey, RateLimitExceeded
 from gateway.models import Caller
+from gateway.notify.rates import Limiter
 from gateway.storage.callers import Callers
+from gateway.web import edge
 
 SUBPROTOCOL: Final = "postroom.v1"
 
@@ -16,16 +22,60 @@ SUBPROTOCOL: Final = "postroom.v1"
 class Access:
     """Authenticates requests."""
 
-    def __init__(self, callers: Callers) -> None:
+    def __init__(self, callers: Callers, limiter: Limiter, *, forwarded_hops: int = 0) -> None:
         self._callers = callers
+        self._limiter = limiter
+        self._forwarded_hops = forwarded_hops
 
     async def __call__(self, request: HTTPConnection) -> Caller:
-        """Raises MissingApiKey, InvalidApiKey."""
-        return await self.caller(bearer(request))
+        """One request of the caller's, counted; what is left goes into the answer's headers.
+
+        Raises MissingApiKey, InvalidApiKey, RestrictedApiKey, RateLimitExceeded."""
+        token = bearer(request)
+        caller = await (self.caller(token) if self._callers.remembers(token) else self._stranger(token, request))
+        self._count(caller, edge.exchange(request.scope))
+        return caller
 
     async def caller(self, token: str) -> Caller:
-        """Whose token it is. Raises InvalidApiKey."""
+        """Whose token it is, uncounted. Raises InvalidApiKey, RestrictedApiKey."""
         return await self._callers.of(token)
+
+    async def _stranger(self, token: str, request: HTTPConnection) -> Caller:
+        client = client_address(request, self._forwarded_hops)
+        if seconds := self._limiter.shut_out(client):
+            raise RateLimitExceeded("Too many failed authentications from this address.", retry_after=seconds)
+        try:
+            return await self.caller(token)
+        except InvalidApiKey:
+            self._limiter.failed(client)
+            raise
+
+    def _count(self, caller: Caller, current: edge.Exchange) -> None:
+        standing = self._limiter.request(caller)
+        if standing is None:
+            return
+        current.headers += [
+            (b"ratelimit-limit", b"%d" % standing.limit),
+            (b"ratelimit-remaining", b"%d" % standing.remaining),
+            (b"ratelimit-reset", b"%d" % standing.reset),
+        ]
+        if not standing.allowed:
+            current.account_id = caller.account_id
+            most = f"{standing.per_second:g} a second, {standing.limit} at once"
+            whose = "key" if standing.name == "key" else "account"
+            raise RateLimitExceeded(f"Too many requests for one {whose} ({most}).", retry_after=standing.retry_after)
+
+
+def client_address(request: HTTPConnection, forwarded_hops: int) -> str:
+    """Where the request comes from; empty where the server cannot tell.
+
+    X-Forwarded-For is believed for as many proxies as there are said to be: each adds at the end whom it heard it from.
+    """
+    peer = request.client.host if request.client else ""
+    if forwarded_hops:
+        listed = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+        peer = listed[-forwarded_hops].strip() if len(listed) >= forwarded_hops and listed[0].strip() else peer
+    return peer
 
 
 def bearer(request: HTTPConnection) -> str:

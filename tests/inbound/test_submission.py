@@ -27,6 +27,7 @@ from uuid_utils.compat import uuid7
 from gateway import sockets, tokens
 from gateway.inbound import listener, submission
 from gateway.mail import submitted
+from gateway.notify import rates
 from gateway.outbound import send
 from gateway.settings import Settings
 from gateway.storage import accounts, db, emails, messages
@@ -113,10 +114,11 @@ async def standing(
     """A port in dev, unless `changes` say otherwise."""
     settings = Settings(**{"mail_domains": "postroom.test", "postroom_dev": True, **changes})
     outbox = send.Outbox(database, settings, told=lambda _: None, due=lambda _: None)
+    limiter = rates.Limiter(rates.Rates(""), rates.Limits.of(settings))
     bound = sockets.bind("127.0.0.1", 0, "a test")
     opened = await listener.open(
         [bound],
-        submission.Submissions(outbox, Callers(database), settings),
+        submission.Submissions(outbox, Callers(database), limiter, settings),
         settings,
         (lambda: tls_context) if tls_context is not None else None,
         name="submission",
@@ -201,6 +203,32 @@ async def test_the_third_failure_ends_the_session(desk: Desk) -> None:
     await peer.talk((wrong, "535"), (wrong, "535"), (wrong, "535"))
     await peer.expect("421 4.7.0")
     await peer.ended()
+
+
+async def test_an_address_that_fails_too_often_is_shut_out_but_for_keys_that_were_good(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Over any number of sessions. Seen to fail without the look at `shut_out`: the fourth heard 535."""
+    async with standing(database, account_id, auth_failures_per_minute=3) as desk:
+        good, late = await desk.key(), await desk.key()
+        await (await desk.peer()).talk((f"AUTH PLAIN {plain(good)}", "235"))
+        for _ in range(3):
+            await (await desk.peer()).talk((f"AUTH PLAIN {plain(NEVER_ISSUED)}", "535"))
+        for unknown in (NEVER_ISSUED, late):
+            peer = await desk.peer()
+            await peer.talk((f"AUTH PLAIN {plain(unknown)}", "421 4.7.0 Too many failed"))
+            await peer.ended()
+        await (await desk.peer()).talk((f"AUTH PLAIN {plain(good)}", "235"))
+
+
+async def test_mail_that_comes_too_fast_is_put_off(database: db.Database, account_id: UUID) -> None:
+    """Each MAIL counts as a request of the key does."""
+    async with standing(database, account_id, rate_limit_per_second=0.001, rate_limit_burst=2) as desk:
+        key = await desk.key()
+        mails = [step for _ in range(2) for step in (("MAIL FROM:<a@b.example>", "250"), ("RSET", "250"))]
+        await (await desk.peer()).talk(
+            (f"AUTH PLAIN {plain(key)}", "235"), *mails, ("MAIL FROM:<a@b.example>", "450 4.7.1")
+        )
 
 
 async def test_failures_are_logged_without_what_was_said(desk: Desk) -> None:
