@@ -290,8 +290,10 @@ def paths(path: str, ids: Mapping[str, str], address: str) -> Iterator[tuple[str
 
 
 def told(answer: httpx2.Response) -> tuple[int, dict[str, str], bytes]:
-    """All of an answer that could tell anything; the request id is the same by the caller's wish."""
-    return answer.status_code, dict(answer.headers), answer.content
+    """All of an answer that could tell anything but what is left of the caller's own limit; the request id is the same
+    by the caller's wish."""
+    headers = {name: value for name, value in answer.headers.items() if not name.startswith("ratelimit-")}
+    return answer.status_code, headers, answer.content
 
 
 async def probe(
