@@ -211,6 +211,7 @@ async def opened(settings: Settings, *, fetch: signatures.Fetch | None = None) -
         gateway.live.open()
         stack.push_async_callback(gateway.live.close)
         stack.push_async_callback(_end, asyncio.create_task(gateway.listen()))
+        stack.push_async_callback(_end, asyncio.create_task(gateway.database.keep_time()))
         stack.push_async_callback(_end, asyncio.create_task(gateway.judging.keep_letting_go()))
         stack.push_async_callback(gateway.outbox.drain)
         stack.push_async_callback(gateway.reception.drain)

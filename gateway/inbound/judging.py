@@ -14,7 +14,6 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -266,7 +265,7 @@ class Judging:
             return verdicts.unknown("it could not be read in time")
         if evidence is None:
             return None
-        return await self._judge.judge(peer, evidence, now=datetime.now(UTC), seconds=until - time.monotonic())
+        return await self._judge.judge(peer, evidence, now=self._database.clock.now(), seconds=until - time.monotonic())
 
     async def _examined(self, account_id: UUID, content_id: UUID, raw: bytes | None) -> verdicts.Evidence | None:
         """None = the message went meanwhile."""

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
-
 from gateway.errors import AddressTaken, Unavailable
 from gateway.inbound.protocol import Incoming
 from gateway.inbound.reading import Reading, copy_for
@@ -175,7 +173,8 @@ class Placer:
                 if account_id not in room:
                     room[account_id] = await self._room(connection, account_id)
                 room[account_id] -= 1
-                event = await _create_mailbox(connection, account_id, name) if room[account_id] >= 0 else None
+                new_id = self._database.clock.uuid7()
+                event = await _create_mailbox(connection, account_id, name, new_id) if room[account_id] >= 0 else None
                 if event is not None:
                     told[account_id].append(event)
             await events.append_all(connection, told)
@@ -226,9 +225,10 @@ def _place(plan: Plan, arrival: Arrival, routes: Routes, lost: mailboxes.Route) 
         plan[route.account_id].append(placement)
 
 
-async def _create_mailbox(connection: db.Connection, account_id: UUID, name: str) -> events.NewEvent | None:
+async def _create_mailbox(
+    connection: db.Connection, account_id: UUID, name: str, mailbox_id: UUID
+) -> events.NewEvent | None:
     """None where somebody else was quicker."""
-    mailbox_id = uuid7()
     try:
         box = await mailboxes.create(
             connection, account_id, id=mailbox_id, address=name, ttl_seconds=None, metadata={}, token_hash=None

@@ -20,7 +20,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar, Final, cast
 from uuid import UUID
 
@@ -128,13 +128,15 @@ class Submissions:
 
     async def _send(self, incoming: Submission) -> tuple[UUID, bool]:
         """The e-mail's id, and whether it is the one of an earlier submission."""
-        message = await _read(incoming)
+        clock = self._outbox.clock
+        email_id, now = clock.uuid7(), clock.now()
+        message = await _read(incoming, name=str(email_id), now=now)
         mail_from = _reverse_path(incoming)
         named = (message.from_, message.sender)
         _check_senders(incoming.caller, [mail_from, *(mailbox.address for mailbox in named if mailbox)])
         prepared = send.Prepared(
-            id=incoming.receipt_id,
-            request=_request(incoming.rcpt_to, message),
+            id=email_id,
+            request=_request(incoming.rcpt_to, message, now),
             raw=message.raw,
             message_id=message.message_id,
             mail_from=str(mail_from or ""),
@@ -304,8 +306,7 @@ def _decoded(response: str) -> bytes:
 # From the message to a request
 
 
-async def _read(incoming: Submission) -> submitted.Submitted:
-    name, now = str(incoming.receipt_id), datetime.now(UTC)
+async def _read(incoming: Submission, *, name: str, now: datetime) -> submitted.Submitted:
     if len(incoming.raw) < LARGE:
         return submitted.read(incoming.raw, name=name, now=now)
     return await asyncio.to_thread(submitted.read, incoming.raw, name=name, now=now)
@@ -332,7 +333,7 @@ def _check_senders(caller: Caller, senders: Iterable[Address | None]) -> None:
             raise errors.RestrictedApiKey(f"The API key may not send from {sender.ascii_domain}.")
 
 
-def _request(rcpt_to: Sequence[str], message: submitted.Submitted) -> send.Request:
+def _request(rcpt_to: Sequence[str], message: submitted.Submitted, now: datetime) -> send.Request:
     to, cc, bcc = _kinds(rcpt_to, message)
     return send.Request(
         from_=message.from_,
@@ -343,7 +344,7 @@ def _request(rcpt_to: Sequence[str], message: submitted.Submitted) -> send.Reque
         subject=message.subject,
         tags=_tags(message.tags),
         metadata=_metadata(message.metadata),
-        scheduled_at=_moment(message.scheduled_at),
+        scheduled_at=_moment(message.scheduled_at, now),
         expires_in=_seconds(submitted.EXPIRES_IN, message.expires_in),
         on_unknown=_choice(submitted.ON_UNKNOWN, message.on_unknown, ("retry", "hold")),
         on_suppressed=_choice(submitted.ON_SUPPRESSED, message.on_suppressed, ("skip", "reject")),
@@ -413,9 +414,9 @@ def _metadata(text: str | None) -> Mapping[str, Any]:
     return metadata
 
 
-def _moment(text: str | None) -> datetime | None:
+def _moment(text: str | None, now: datetime) -> datetime | None:
     try:
-        return moments.read(text)
+        return moments.read(text, now)
     except errors.ValidationFailed as error:
         raise submitted.Unusable(f"{submitted.SCHEDULED_AT.title()}: {error.errors[0].message}") from None
 

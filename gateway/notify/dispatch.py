@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -96,11 +96,12 @@ class Dispatcher:
             self._slots.release()
 
     async def _attempt(self, claimed: webhooks.Claimed) -> webhooks.Settled:
-        started_at = datetime.now(UTC)
+        started_at = self._database.clock.now()
         if claimed.event is None or claimed.webhook.status != "active" or claimed.webhook.deleted_at is not None:
             return _given_up(claimed, started_at, "the event or the webhook is gone")
         body = claimed.event.json()
-        headers = posting.sign(secrets_of(self._keyring, claimed.webhook), str(claimed.event_id), started_at, body)
+        secrets = secrets_of(self._keyring, claimed.webhook, started_at)
+        headers = posting.sign(secrets, str(claimed.event_id), started_at, body)
         attempt = await self._poster.post(claimed.webhook.url, headers, body)
         return self._judge(claimed, attempt, started_at)
 
@@ -154,12 +155,12 @@ def _given_up(claimed: webhooks.Claimed, started_at: datetime, reason: str) -> w
     )
 
 
-def secrets_of(keyring: Keyring, webhook: webhooks.Webhook) -> list[str]:
+def secrets_of(keyring: Keyring, webhook: webhooks.Webhook, now: datetime) -> list[str]:
     """What a post to it is signed with: the current secret, while it is being rotated the one before, and the same of
-    SECRET_KEYs before this one, for its receiver knows only what it was told once."""
+    SECRET_KEYs before this one, for its receiver knows only what it was told once. `now` by the database's clock."""
     generations = [webhook.secret_generation]
     until = webhook.previous_secret_until
-    if until is not None and until > datetime.now(UTC):
+    if until is not None and until > now:
         generations.append(webhook.secret_generation - 1)
     keyrings = (keyring, *keyring.previous)
     return [one.webhook_secret(webhook.id, number) for one in keyrings for number in generations]

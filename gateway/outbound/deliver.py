@@ -42,6 +42,7 @@ from gateway.outbound.route import OPEN_SECONDS, Router, Try
 from gateway.outbound.shaping import ENDING, HeldBack, Shaping, evenly
 from gateway.settings import Settings
 from gateway.storage import db, emails, events
+from gateway.storage.clock import Clock
 from gateway.storage.committer import Committer
 
 log = structlog.get_logger(__name__)
@@ -156,6 +157,8 @@ class Carrier:
         returning: Returning | None = None,  # None = bounces go to the author
     ) -> None:
         self._database = database
+        self._clock = database.clock
+        self._settled = functools.partial(_settled, database.clock)
         self._settings = settings
         self._router = router
         self._signer = signer
@@ -297,7 +300,7 @@ class Carrier:
         """Give the recipient back untried, or up, where its time is over and its destination at fault."""
         if held_back.reason in ENDING and self._parking.seconds_left(held.claimed) <= 0:
             verdict = _without_network("failed", f"given up: {held_back.told}")
-            await self._write([_settled(held.claimed, verdict, Fate(status="failed"))])
+            await self._write([self._settled(held.claimed, verdict, Fate(status="failed"))])
             return
         self._let_go(held)  # a lease that is given back is not renewed
         while time.monotonic() < held.until:
@@ -313,14 +316,13 @@ class Carrier:
         if claimed.was_in_data and claimed.on_unknown == "hold":
             lost = "the worker was lost after DATA and before the reply; held, as asked"
             returns = self._returning.applies(claimed)
-            return [_settled(claimed, _without_network("unknown", lost), Fate(status="unknown"), returns=returns)]
-        if claimed.expires_at is not None and claimed.expires_at <= datetime.now(UTC):
-            return [
-                _settled(claimed, _without_network("failed", "expired before it could be sent"), Fate(status="failed"))
-            ]
+            return [self._settled(claimed, _without_network("unknown", lost), Fate(status="unknown"), returns=returns)]
+        if claimed.expires_at is not None and claimed.expires_at <= self._clock.now():
+            late = _without_network("failed", "expired before it could be sent")
+            return [self._settled(claimed, late, Fate(status="failed"))]
         if claimed.suppressed:
             listed = "on the suppression list since it was accepted"
-            return [_settled(claimed, _without_network("failed", listed), Fate(status="suppressed"))]
+            return [self._settled(claimed, _without_network("failed", listed), Fate(status="suppressed"))]
         return None
 
     async def _attempt(self, held: Held, turn: float) -> list[emails.Settled] | HeldBack:
@@ -330,7 +332,7 @@ class Carrier:
             raw = await self._ready(claimed)
         except (signing.NotSigned, unsubscribe.NoLink) as error:
             verdict = _without_network(error.outcome, str(error))
-            return [_settled(claimed, verdict, self._fate(claimed, verdict.verdict))]
+            return [self._settled(claimed, verdict, self._fate(claimed, verdict.verdict))]
         return_path = await self._returning.path(claimed)
         _check_lease(held)  # again: a slow database may have taken longer than it lasts
         tries = await self._router.send(_outgoing(claimed, raw, return_path), about_to_commit=self._guard(claimed))
@@ -342,7 +344,8 @@ class Carrier:
             _counter(one.provider, one.verdict.outcome).inc()
             _histogram(one.provider).observe((one.verdict.finished_at - one.verdict.started_at).total_seconds())
         if tries[-1].verdict.outcome in ("sent", "delivered"):
-            _handover(tries[-1].provider).observe((tries[-1].verdict.finished_at - claimed.queued_at).total_seconds())
+            taken_at = self._clock.corrected(tries[-1].verdict.finished_at)
+            _handover(tries[-1].provider).observe((taken_at - claimed.queued_at).total_seconds())
         return await self._judged(claimed, tries, returns=return_path != "")
 
     async def _judged(self, claimed: emails.Claimed, tries: Sequence[Try], *, returns: bool) -> list[emails.Settled]:
@@ -354,7 +357,7 @@ class Carrier:
         found = [refusals.explained(one, own) for one in tries]
         fates = [*(None for _ in tries[:-1]), self._fate_by_rules(claimed, tries[-1], found[-1])]
         judged = zip(tries, fates, found, strict=True)
-        return [_settled(claimed, one, fate, said, returns=returns) for one, fate, said in judged]
+        return [self._settled(claimed, one, fate, said, returns=returns) for one, fate, said in judged]
 
     async def _own_rules(self, account_id: UUID) -> Sequence[classify.Own]:
         """Waits while the database is away, as the verdict would have to: it is not guessed at."""
@@ -408,9 +411,10 @@ class Carrier:
             return Fate(status=verdict.outcome)
         if verdict.outcome == "unknown" and claimed.on_unknown == "hold":
             return Fate(status="unknown")
-        age = (datetime.now(UTC) - claimed.queued_at).total_seconds()
+        now = self._clock.now()
+        age = (now - claimed.queued_at).total_seconds()
         again_in = self._schedule.next(claimed.number, age=age, retry_after=verdict.retry_after)
-        if again_in is not None and _expires_within(claimed, again_in):
+        if again_in is not None and _expires_within(claimed, now, again_in):
             again_in = None
         return Fate(status="failed") if again_in is None else Fate(status="deferred", again_in=again_in)
 
@@ -504,8 +508,8 @@ def _handover(provider: str) -> prometheus_client.Histogram:
     return HANDOVER.labels(provider)
 
 
-def _expires_within(claimed: emails.Claimed, seconds: float) -> bool:
-    return claimed.expires_at is not None and datetime.now(UTC) + timedelta(seconds=seconds) >= claimed.expires_at
+def _expires_within(claimed: emails.Claimed, now: datetime, seconds: float) -> bool:
+    return claimed.expires_at is not None and now + timedelta(seconds=seconds) >= claimed.expires_at
 
 
 def _without_network(outcome: str, reply: str) -> Try:
@@ -514,6 +518,7 @@ def _without_network(outcome: str, reply: str) -> Try:
 
 
 def _settled(
+    clock: Clock,
     claimed: emails.Claimed,
     tried: Try,
     fate: Fate | None,
@@ -527,7 +532,7 @@ def _settled(
     found = found or refusals.explained(tried)
     suppress = _to_suppress(claimed, tried, fate, found)
     return emails.Settled(
-        attempt_id=uuid7(),
+        attempt_id=clock.uuid7(),
         account_id=claimed.account_id,
         delivery_id=claimed.id,
         email_id=claimed.email_id,
@@ -538,8 +543,8 @@ def _settled(
         again_in=fate.again_in if fate else None,
         provider=tried.provider,
         provider_id=verdict.provider_id,
-        started_at=verdict.started_at,
-        finished_at=verdict.finished_at,
+        started_at=clock.corrected(verdict.started_at),
+        finished_at=clock.corrected(verdict.finished_at),
         outcome=(fate.outcome if fate else None) or verdict.outcome,
         code=verdict.code,
         reply=_storable(verdict.reply),

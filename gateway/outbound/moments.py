@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from gateway import errors, models
@@ -13,11 +13,10 @@ _UNITS: Final = {"second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3600, "
 _IN: Final = re.compile(r"in (\d{1,6}|an?) (second|sec|minute|min|hour|day|week)s?", re.IGNORECASE)
 
 
-def read(text: str | None) -> datetime | None:
+def read(text: str | None, now: datetime) -> datetime | None:
     """When to send; None = at once, which a time that has passed means too. Raises ValidationFailed."""
     if text is None:
         return None
-    now = datetime.now(UTC)
     moment = _relative(text, now) or _absolute(text)
     if moment > now + MAX_AHEAD:
         raise errors.invalid("scheduled_at", "more than a year ahead")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -50,7 +49,7 @@ class Parking:
 
     def seconds_left(self, claimed: emails.Claimed) -> float:
         """Until the recipient is given up; negative = since then."""
-        now = datetime.now(UTC)
+        now = self._database.clock.now()
         left = self._max_age - (now - claimed.queued_at).total_seconds()
         return left if claimed.expires_at is None else min(left, (claimed.expires_at - now).total_seconds())
 

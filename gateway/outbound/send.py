@@ -19,13 +19,13 @@ from uuid import UUID
 import msgspec
 import prometheus_client
 import structlog
-from uuid_utils.compat import uuid7
 
 from gateway import errors
 from gateway.mail import address, compose, plain
 from gateway.outbound import signing, unsubscribe
 from gateway.settings import Settings
 from gateway.storage import db, emails, events, idempotency, messages, suppressions
+from gateway.storage.clock import Clock
 from gateway.storage.committer import Committer
 
 log = structlog.get_logger(__name__)
@@ -170,6 +170,11 @@ class Outbox:
         submission = Submission(account_id=account_id, prepared=tuple(prepared), once=once, answer=answer)
         return await self._submit(submission)
 
+    @property
+    def clock(self) -> Clock:
+        """What e-mails get their ids and times by."""
+        return self._database.clock
+
     async def drain(self) -> None:
         """Returns when no batch is under way."""
         await self._committer.drain()
@@ -216,8 +221,8 @@ class Outbox:
         self._check_link(request)
         makes_text = request.text is None and len(request.html or "") > LONG
         if request.size < LARGE and not makes_text:
-            return _prepared(request)
-        return await asyncio.to_thread(_prepared, request)
+            return _prepared(request, self._database.clock)
+        return await asyncio.to_thread(_prepared, request, self._database.clock)
 
     def _check_link(self, request: Request) -> None:
         """Raises ValidationFailed where recipients could not unsubscribe by our link, or would be told of two ways."""
@@ -306,7 +311,7 @@ class Outbox:
                     await idempotency.give_back(connection, account_id, submission.once)
                 continue
             for prepared in submission.prepared:
-                email = _new_email(prepared, suppressed)
+                email = _new_email(prepared, suppressed, self._database.clock)
                 new.append(email)
                 contents.append(messages.Content(id=prepared.id, raw=prepared.raw, size=len(prepared.raw)))
                 news.extend(_news(prepared, email))
@@ -363,8 +368,8 @@ def _text(request: Request) -> str | None:
     return plain.of_html(request.html) if request.text is None and request.html else request.text
 
 
-def _prepared(request: Request) -> Prepared:
-    email_id = uuid7()
+def _prepared(request: Request, clock: Clock) -> Prepared:
+    email_id = clock.uuid7()
     message_id = f"{email_id}@{request.from_.address.ascii_domain}"
     draft = compose.Draft(
         from_=request.from_,
@@ -379,7 +384,7 @@ def _prepared(request: Request) -> Prepared:
         references=request.references,
         attachments=request.attachments,
         message_id=f"<{message_id}>",
-        date=datetime.now(UTC),
+        date=clock.now(),
     )
     try:
         raw = compose.compose(draft)
@@ -432,9 +437,9 @@ def _rejection(submission: Submission, suppressed: Listed) -> errors.ApiError | 
     return None
 
 
-def _new_email(prepared: Prepared, suppressed: Listed) -> emails.NewEmail:
+def _new_email(prepared: Prepared, suppressed: Listed, clock: Clock) -> emails.NewEmail:
     request = prepared.request
-    due_at = request.scheduled_at or datetime.now(UTC)
+    due_at = request.scheduled_at or clock.now()
     recipients = {
         kind: [_person(mailbox) for mailbox in mailboxes]
         for kind, mailboxes in (
@@ -463,7 +468,7 @@ def _new_email(prepared: Prepared, suppressed: Listed) -> emails.NewEmail:
         topic=request.topic,
         deliveries=tuple(
             emails.NewDelivery(
-                id=uuid7(),
+                id=clock.uuid7(),
                 kind=kind,
                 address=as_listed(mailbox.address),
                 domain=mailbox.address.ascii_domain,

@@ -16,7 +16,6 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -99,7 +98,7 @@ class Signer:
             raise NotSigned(choice.refusal, outcome=choice.outcome)
         if not choice.keys:
             return raw
-        now = datetime.now(UTC)
+        now = self._database.clock.now()
         try:
             if len(raw) < LARGE:  # in threads a small one costs more than it takes: they wait for one another
                 return dkim.sign(raw, choice.keys, now)

@@ -18,8 +18,9 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -28,8 +29,11 @@ import structlog
 from asyncpg import Connection as Connection  # noqa: PLC0414 - told to the rest of storage under this name
 
 from gateway.errors import ConfigurationError, Unavailable
+from gateway.storage.clock import LOOK_SECONDS, Clock
+from gateway.storage.sql import load
 
 log = structlog.get_logger(__name__)
+sql = load("clock")
 
 STATEMENT_TIMEOUT: Final = "15s"  # shorter than any peer waits for our reply
 LOCK_TIMEOUT: Final = "2s"  # also how long a repeated Idempotency-Key waits for the first in another process
@@ -110,6 +114,7 @@ class Database:
         if not dsn:
             raise ConfigurationError("DATABASE_URL must be set, such as postgresql://user:pass@host:5432/postroom")
         self._dsn = dsn
+        self.clock = Clock()
         # `databases` reads only part of a URL (sslmode, for one, not at all): asyncpg gets the whole of it as dsn.
         self._pool = databases.Database(
             "postgresql://",
@@ -119,7 +124,7 @@ class Database:
             max_size=pool_size,
             max_inactive_connection_lifetime=300,
             connection_class=_Held,
-            init=_prepare,
+            init=self._begin,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
             **_target(dsn),
@@ -140,6 +145,24 @@ class Database:
     async def close(self) -> None:
         if self._pool.is_connected:
             await self._pool.disconnect()
+
+    async def keep_time(self) -> NoReturn:
+        """Look at the database's clock now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(Unavailable):
+                async with self.connection() as connection:
+                    await self._look_at_clock(connection)
+
+    async def _begin(self, connection: Connection) -> None:
+        await _prepare(connection)
+        if not self.clock.is_set:
+            await self._look_at_clock(connection)
+
+    async def _look_at_clock(self, connection: Connection) -> None:
+        asked = time.monotonic()
+        told = await sql.now.value(connection)
+        self.clock.set(told, asked, time.monotonic())
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -128,7 +128,7 @@ async def _empty(database: db.Database, account_id: UUID, mailbox_id: UUID) -> N
 
 async def empty_void(database: db.Database) -> int:
     """Remove dropped mail that has lain for VOID_SECONDS, and its events; how many messages."""
-    before = datetime.now(UTC) - timedelta(seconds=VOID_SECONDS)
+    before = await _ago(database, VOID_SECONDS)
     removed = 0
     async with database.connection() as connection:
         voids = await accounts.voids(connection)
@@ -147,7 +147,7 @@ async def empty_void(database: db.Database) -> int:
 
 async def forget_events(database: db.Database, retention: float) -> int:
     """Shorten logs that begin more than `retention` seconds ago; how many events went."""
-    before = datetime.now(UTC) - timedelta(seconds=retention)
+    before = await _ago(database, retention)
     removed, last = 0, UUID(int=0)
     while True:
         async with database.connection() as connection:
@@ -183,7 +183,7 @@ async def forget_handed_over(database: db.Database, retention: float) -> int:
 
 async def abandon_reports(database: db.Database, seconds: float) -> int:
     """Look no more at reports that came more than `seconds` ago and are about mail that nobody knows; how many."""
-    before = datetime.now(UTC) - timedelta(seconds=seconds)
+    before = await _ago(database, seconds)
     async with database.transaction() as connection:
         return await callbacks.abandon(connection, before)
 
@@ -203,9 +203,16 @@ async def forget_statistics(database: db.Database, retention: float) -> int:
     return await _forget(database, statistics.forget, retention, what="statistics")
 
 
+async def _ago(database: db.Database, seconds: float) -> datetime:
+    """So long ago by the database's clock: this machine's may be wrong, and what is removed does not come back."""
+    async with database.connection() as connection:
+        now: datetime = await db.sql.now.value(connection)
+    return now - timedelta(seconds=seconds)
+
+
 async def _forget(database: db.Database, forget: Forget, seconds: float, *, what: str) -> int:
     """Slice by slice, until nothing is left that is older than so many seconds."""
-    before = datetime.now(UTC) - timedelta(seconds=seconds)
+    before = await _ago(database, seconds)
     removed = 0
     while True:
         async with database.connection() as connection:
@@ -218,7 +225,7 @@ async def _forget(database: db.Database, forget: Forget, seconds: float, *, what
 
 async def forget_emails(database: db.Database, seconds: float) -> int:
     """Remove e-mails that came to their end more than `seconds` ago, whole; how many."""
-    until, removed = old_emails.until(seconds), 0
+    until, removed = old_emails.until(await _ago(database, seconds)), 0
 
     async def slice_of(connection: db.Connection, account_id: UUID, after: UUID) -> tuple[int, UUID | None]:
         return await old_emails.remove(
@@ -239,7 +246,7 @@ async def forget_emails(database: db.Database, seconds: float) -> int:
 
 async def forget_attempts(database: db.Database, seconds: float) -> int:
     """Remove attempts, dialogues and all, that were made more than `seconds` ago; how many."""
-    until, removed = deliveries.first_id(datetime.now(UTC) - timedelta(seconds=seconds)), 0
+    until, removed = deliveries.first_id(await _ago(database, seconds)), 0
 
     async def slice_of(connection: db.Connection, account_id: UUID, after: UUID) -> tuple[int, UUID | None]:
         return await old_emails.remove_attempts(connection, account_id, after=after, until=until, limit=FORGET_SLICE)

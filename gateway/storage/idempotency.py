@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -71,7 +71,6 @@ async def claim(
 
     Raises InvalidIdempotentRequest (same key, other payload) and, where another process has not finished the first
     request within the lock timeout, ConcurrentIdempotentRequests."""
-    now = datetime.now(UTC)
     try:
         taken = await sql.claim.value(
             connection,
@@ -81,8 +80,7 @@ async def claim(
             fingerprint=once.fingerprint,
             status=status,
             answer=answer,
-            now=now,
-            forgotten_before=now - timedelta(seconds=seconds),
+            seconds=seconds,
         )
     except asyncpg.LockNotAvailableError as error:
         raise ConcurrentIdempotentRequests(retry_after=1) from error
@@ -95,7 +93,6 @@ async def claim_all(
     """Take one account's keys of a batch, each with its status and answer (JSON); (endpoint, key) of those now ours.
 
     The wishes must differ in (endpoint, key). Raises the driver's LockNotAvailableError, which divides the batch."""
-    now = datetime.now(UTC)
     rows = await sql.claim_all.fetch(
         connection,
         account_id=account_id,
@@ -104,8 +101,7 @@ async def claim_all(
         fingerprints=[once.fingerprint for once, _, _ in wishes],
         statuses=[status for _, status, _ in wishes],
         answers=[answer for _, _, answer in wishes],
-        now=now,
-        forgotten_before=now - timedelta(seconds=seconds),
+        seconds=seconds,
     )
     return {(row["endpoint"], row["key"]) for row in rows}
 

@@ -8,7 +8,7 @@ Events, statistics and idempotency keys are others' and stay.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from asyncpg import Record
@@ -19,9 +19,9 @@ from gateway.storage.sql import load
 sql = load("old_emails")
 
 
-def until(seconds: float) -> UUID:
-    """All that is older than so many seconds has a smaller id, and some that is a little younger."""
-    return deliveries.first_id(datetime.now(UTC) - timedelta(seconds=seconds) + deliveries.CLOCKS_DIFFER)
+def until(before: datetime) -> UUID:
+    """All that is from before then has a smaller id, and some that is a little younger."""
+    return deliveries.first_id(before, deliveries.CLOCKS_DIFFER)
 
 
 async def accounts_with_emails(connection: db.Connection, *, after: UUID, until: UUID, limit: int) -> list[UUID]:

@@ -87,7 +87,7 @@ class Callbacks:
         """
         body = await request.body()
         signature, data = _mailgun_parts(body)
-        inbound_http.check_mailgun(self._settings, **signature)
+        inbound_http.check_mailgun(self._settings, self._gateway.database.clock.now(), **signature)
         await inbound_http.spend(self._gateway, signature["token"], hashlib.sha256(data).digest())
         return await self._take("mailgun", body, MailgunStops)
 

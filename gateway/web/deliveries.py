@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -56,7 +56,7 @@ class Deliveries:
         """
         wanted = deliveries.Wanted(
             since=query.since,
-            until=query.until or datetime.now(UTC),
+            until=query.until or self._gateway.database.clock.now(),
             outcome=query.outcome,
             status=query.status,
             provider=query.provider,

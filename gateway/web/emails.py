@@ -326,7 +326,7 @@ class Emails:
             body = await _written(body, templates.Fillings(self._gateway, caller.account_id))
         except errors.ApiError as error:
             return await self._as_before(caller, wish, error)
-        request = _request(caller, body)
+        request = _request(caller, body, self._gateway.database.clock.now())
         async with self._turns.turn(caller.account_id, wish):
             receipt = await self._gateway.outbox.send(caller.account_id, request, wish)
         return once.answered(202, receipt.answer, replayed=receipt.replayed)
@@ -367,7 +367,7 @@ class Emails:
                 await asyncio.sleep(0)
             try:
                 email = await _written(_email(item), fillings)
-                one = await self._gateway.outbox.prepare(_request(caller, email))
+                one = await self._gateway.outbox.prepare(_request(caller, email, self._gateway.database.clock.now()))
                 await self._gateway.outbox.check_sender(caller.account_id, one)
                 prepared.append(one)
             except errors.ApiError as error:
@@ -469,7 +469,8 @@ class Emails:
         """Send it at another time."""
         if body.id is not None and body.id != str(id):
             raise errors.invalid("id", "not the e-mail of the path")
-        at = moments.read(body.scheduled_at) or datetime.now(UTC)
+        now = self._gateway.database.clock.now()
+        at = moments.read(body.scheduled_at, now) or now
         async with self._gateway.database.transaction() as connection:
             await check_reach(connection, caller, id)
             await emails.reschedule(connection, caller.account_id, id, at)
@@ -506,7 +507,7 @@ async def _written(body: NewEmail, fillings: templates.Fillings) -> NewEmail:
     return body.model_copy(update={"subject": subject, "html": made.html or None, "text": made.text})
 
 
-def _request(caller: Caller, body: NewEmail) -> sending.Request:
+def _request(caller: Caller, body: NewEmail, now: datetime) -> sending.Request:
     """Raises ApiErrors that name the field."""
     sender = _mailbox("from", body.from_)
     check_sender(caller, sender)
@@ -523,7 +524,7 @@ def _request(caller: Caller, body: NewEmail) -> sending.Request:
         attachments=attached(body.attachments),
         tags=tuple({"name": tag.name, "value": tag.value} for tag in body.tags or ()),
         metadata=body.metadata or {},
-        scheduled_at=moments.read(body.scheduled_at),
+        scheduled_at=moments.read(body.scheduled_at, now),
         expires_in=body.expires_in,
         on_unknown=body.on_unknown,
         on_suppressed=body.on_suppressed,

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
@@ -214,7 +214,8 @@ class InboundHttp:
             content_type = request.headers.get("content-type", "")
             try:
                 parts = await _apart(body, lambda: forms.read(content_type, body))
-                check_mailgun(self._settings, **{name: handed.field(parts, name) for name in SIGNED})
+                signed = {name: handed.field(parts, name) for name in SIGNED}
+                check_mailgun(self._settings, self._gateway.database.clock.now(), **signed)
                 mail = await _apart(body, lambda: handed.mailgun(parts))
             except forms.NotAForm as error:
                 raise Unsigned from error
@@ -350,7 +351,7 @@ def _put_off() -> Iterator[None]:
         raise errors.Unavailable(TRY_AGAIN, retry_after=RETRY_SECONDS) from error
 
 
-def check_mailgun(settings: Settings, *, timestamp: str, token: str, signature: str) -> None:
+def check_mailgun(settings: Settings, now: datetime, *, timestamp: str, token: str, signature: str) -> None:
     """Raises Unsigned where Mailgun did not sign these, or not now."""
     with told("mailgun"):
         signatures.mailgun(
@@ -358,7 +359,7 @@ def check_mailgun(settings: Settings, *, timestamp: str, token: str, signature: 
             timestamp=timestamp,
             token=token,
             signature=signature,
-            now=time.time(),
+            now=now.timestamp(),
             within=min(signatures.MAILGUN_SECONDS, settings.idempotency_seconds / 2),
         )
 

@@ -11,7 +11,6 @@ from uuid import UUID
 import msgspec
 from pydantic import AfterValidator, Field, JsonValue
 from starlette.responses import Response
-from uuid_utils.compat import uuid7
 
 from gateway import errors, models, tokens
 from gateway.lifecycle import Gateway
@@ -190,7 +189,7 @@ class Mailboxes:
     ) -> dict[str, Any]:
         """The answer without its token. Its cursor is not kept: it is the event's number, which comes last."""
         await self._take_room(connection, account_id)
-        mailbox_id = uuid7()
+        mailbox_id = self._gateway.database.clock.uuid7()
         token_hash = tokens.hash_token(self._gateway.keyring.mailbox_token(mailbox_id))
         box = await mailboxes.create(connection, account_id, id=mailbox_id, token_hash=token_hash, **new)
         answer = _shown(box).model_dump(mode="json", exclude={"cursor"})

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import Field
-from uuid_utils.compat import uuid7
 
 from gateway import errors, models
 from gateway.lifecycle import Gateway
@@ -19,6 +17,7 @@ from gateway.outbound import moments
 from gateway.outbound import send as sending
 from gateway.storage import db, events, many
 from gateway.storage import emails as stored
+from gateway.storage.clock import Clock
 from gateway.storage.idempotency import Once, Turns
 from gateway.web import api, emails, once
 
@@ -200,7 +199,7 @@ class Queue:
         if email is None or raw is None:
             return await once.as_before(self._gateway.database, caller.account_id, wish, errors.NotFound())
         emails.check_from(caller, email)
-        prepared = _anew(email, raw, body)
+        prepared = _anew(email, raw, body, self._gateway.database.clock)
         async with self._turns.turn(caller.account_id, wish):
             receipt = await self._gateway.outbox.send_written(caller.account_id, prepared, wish)
         return once.answered(202, receipt.answer, replayed=receipt.replayed)
@@ -234,9 +233,9 @@ def _wanted(caller: Caller, body: Filter, statuses: Sequence[str]) -> many.Wante
     )
 
 
-def _anew(email: stored.Email, raw: bytes, body: Anew) -> sending.Prepared:
+def _anew(email: stored.Email, raw: bytes, body: Anew, clock: Clock) -> sending.Prepared:
     """The e-mail under an id of its own. Raises ValidationFailed, which names the field."""
-    new_id = uuid7()
+    new_id = clock.uuid7()
     sender = address.Mailbox(name=email.from_name, address=address.parse(email.from_address))
     to = None if body.to is None else emails.mailboxes("to", body.to)
     request = sending.Request(
@@ -248,7 +247,7 @@ def _anew(email: stored.Email, raw: bytes, body: Anew) -> sending.Prepared:
         subject=email.subject,
         tags=tuple(email.tags),
         metadata=email.metadata,
-        scheduled_at=moments.read(body.scheduled_at),
+        scheduled_at=moments.read(body.scheduled_at, clock.now()),
         expires_in=_expires_in(email),
         on_unknown=email.on_unknown,
         topic=email.topic,
@@ -256,7 +255,7 @@ def _anew(email: stored.Email, raw: bytes, body: Anew) -> sending.Prepared:
     )
     emails.check_recipients(request)
     message_id = f"{new_id}@{sender.address.ascii_domain}"
-    written = resent.written(raw, message_id=f"<{message_id}>", date=datetime.now(UTC), to=to)
+    written = resent.written(raw, message_id=f"<{message_id}>", date=clock.now(), to=to)
     return sending.Prepared(id=new_id, request=request, raw=written, message_id=message_id, mail_from=email.mail_from)
 
 

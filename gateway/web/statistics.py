@@ -102,7 +102,7 @@ class TrackRecord:
         An e-mail counts under each of its tags; every other sum counts it once. An event counts in the hour in which it
         was told.
         """
-        wanted = _wanted(query, datetime.now(UTC))
+        wanted = _wanted(query, self._gateway.database.clock.now())
         async with self._gateway.database.connection() as connection:
             reached = await statistics.coverage(connection, caller.account_id)
             found = await statistics.sums(connection, caller.account_id, wanted, limit=query.limit + 1)

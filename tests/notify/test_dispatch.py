@@ -284,9 +284,9 @@ def test_after_secret_key_was_changed_posts_are_signed_for_receivers_that_know_t
         deleted_at=None,
     )
     before, after = tokens.Keyring(b"b" * 32), tokens.Keyring(b"a" * 32, [b"b" * 32])
-    headers = posting.sign(dispatch.secrets_of(after, webhook), "id", now, b"{}")
+    headers = posting.sign(dispatch.secrets_of(after, webhook, now), "id", now, b"{}")
     for keyring in (before, after):
         for generation in (2, 1) if rotating else (2,):
             receiver_ = standardwebhooks.Webhook(keyring.webhook_secret(webhook.id, generation))
             assert receiver_.verify(b"{}", headers) == {}
-    assert len(dispatch.secrets_of(before, webhook)) == 1 + rotating
+    assert len(dispatch.secrets_of(before, webhook, now)) == 1 + rotating

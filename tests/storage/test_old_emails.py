@@ -95,7 +95,7 @@ async def test_no_more_mail_goes_at_once_than_a_statement_has_time_for(database:
                 connection,
                 account_id,
                 after=last,
-                until=old_emails.until(7 * DAY),
+                until=old_emails.until(datetime.now(UTC) - timedelta(seconds=7 * DAY)),
                 seconds=7 * DAY,
                 limit=200,
                 most_bytes=199,

@@ -1,9 +1,9 @@
 -- claim: first statement of a transaction that creates; no row = the key is taken (waits for one that is being committed)
 insert into idempotency_keys as k (account_id, endpoint, key, fingerprint, status, answer, created_at)
-values (:account_id, :endpoint, :key, :fingerprint, :status, :answer, :now)
+values (:account_id, :endpoint, :key, :fingerprint, :status, :answer, statement_timestamp())
 on conflict (account_id, endpoint, key) do update
 set fingerprint = excluded.fingerprint, status = excluded.status, answer = excluded.answer, created_at = excluded.created_at
-where k.created_at < :forgotten_before
+where k.created_at < statement_timestamp() - make_interval(secs => :seconds)
 returning k.key
 
 -- keep: the answer, where it was not known when the key was claimed
@@ -26,11 +26,11 @@ delete from idempotency_keys k where k.account_id = :account_id and k.created_at
 
 -- claim_all: the keys of a batch, in order, first thing in its transaction; those missing from the answer are taken
 insert into idempotency_keys as k (account_id, endpoint, key, fingerprint, status, answer, created_at)
-select :account_id, u.endpoint, u.key, u.fingerprint, u.status, cast(u.answer as jsonb), :now
+select :account_id, u.endpoint, u.key, u.fingerprint, u.status, cast(u.answer as jsonb), statement_timestamp()
 from unnest(cast(:endpoints as text[]), cast(:keys as text[]), cast(:fingerprints as bytea[]), cast(:statuses as smallint[]),
   cast(:answers as text[])) as u (endpoint, key, fingerprint, status, answer)
 order by u.endpoint, u.key
 on conflict (account_id, endpoint, key) do update
 set fingerprint = excluded.fingerprint, status = excluded.status, answer = excluded.answer, created_at = excluded.created_at
-where k.created_at < :forgotten_before
+where k.created_at < statement_timestamp() - make_interval(secs => :seconds)
 returning k.endpoint, k.key

@@ -51,7 +51,7 @@ select coalesce((select e.seq from events e where e.account_id = :account_id and
 
 -- by_address: the newest mailbox that had the address
 select m.id from mailboxes m
-where m.account_id = :account_id and m.address = :address and m.deleted_at is null order by m.id desc limit 1
+where m.account_id = :account_id and m.address = :address and m.deleted_at is null order by m.created_at desc, m.id desc limit 1
 
 -- list_desc: mailboxes that are not gone, newest first
 select m.id, m.address, m.expires_at, m.metadata, m.created_at, m.sender_policy,
