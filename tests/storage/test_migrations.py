@@ -98,7 +98,7 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
         *("callbacks.count_of", "callbacks.unapplied", "callbacks.abandon", "callbacks.forget_messages"),
         *("callbacks.reports", "callbacks.report", "old_emails.remove_reports"),  # by an account's own deliveries
         *("dkim_keys.sealed", "search.by_index", "search.behind", "judgements.unjudged", "judgements.due_accounts"),
-        *("condition.server", "condition.connections", "condition.held", "condition.count_held"),
+        *("clock.now", "condition.server", "condition.connections", "condition.held", "condition.count_held"),
         *(
             "condition.oldest_due",
             "condition.oldest_webhook",
