@@ -78,7 +78,7 @@ async def ask(peer: Peer, path: str, *, mail_from: str = "<a@b.example>") -> tup
 async def test_nothing_is_taken_for_anybody_elsewhere_however_it_is_written(
     database: db.Database, account_id: UUID
 ) -> None:
-    """Not even where the sender is ours. With domains told by `endswith` in Territory, a@sub.postroom.test was taken."""
+    """Not even where the sender is ours. With `endswith` in Territory a@sub.postroom.test was taken."""
     pool = parsing.ParsingPool()
     desk = test_receive.Desk(database, pool, mail_domains=(OURS, "xn--bcher-kva.test"))
     places = {name: await rows.mailbox(database, account_id, address=name) for name in set(TAKEN.values())}

@@ -43,6 +43,7 @@ EXTENSIONS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE
 
 _MESSAGE_ID = re.compile(rb"^Message-ID:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _PATH = re.compile(r"<(.*?)>(?= |$)")
+_LOOSE_END = re.compile(rb"(?:\A|\r\n|\r|\n)\0*\.\0*(?:\r\n|\n|\r(?=[^\n]))")  # of servers that forgive, or drop NULs
 _VERBS: dict[str, Stage] = {
     "EHLO": "ehlo",
     "STARTTLS": "starttls",
@@ -123,6 +124,7 @@ class Sink:
         credentials: tuple[str, str] | None = None,  # AUTH PLAIN and LOGIN are offered, and needed before MAIL
         mechanisms: str = "PLAIN LOGIN",
         extensions: tuple[str, ...] = EXTENSIONS,
+        lenient: bool = False,  # what looks like a line with a dot ends a message, whatever its line ends are
         keep: bool = True,  # messages and dialogue; without it only counts, for long runs
     ) -> None:
         self.host, self.port = host, port
@@ -130,6 +132,7 @@ class Sink:
         self.tls, self.implicit = tls, implicit
         self.credentials, self.mechanisms = credentials, mechanisms
         self.extensions = extensions
+        self.lenient = lenient
         self.keep = keep
         self.messages: list[Message] = []  # all whose dot came, taken or not
         self.taken: collections.Counter[tuple[str, str]] = collections.Counter()  # by (Message-ID, recipient)
@@ -439,6 +442,9 @@ class _Peer(asyncio.Protocol):
             if act is not None:
                 self._perform(act, "451 4.3.0 interrupted", None)
                 return False
+        if self._sink.lenient and (found := _LOOSE_END.search(self._buffer)) is not None:
+            self._finish(bytes(self._buffer[: found.start()]) + b"\r\n" * bool(found.start()), found.end())
+            return True
         if self._buffer.startswith(b".\r\n"):
             self._finish(b"", 3)
             return True
