@@ -21,6 +21,7 @@ from gateway.errors import ConfigurationError, PostroomError
 if TYPE_CHECKING:
     from gateway.settings import Settings
     from gateway.storage import events
+    from gateway.storage import migrate as migrate_
 
 app = typer.Typer(
     name="postroom",
@@ -87,17 +88,47 @@ def worker() -> None:
 @app.command()
 def migrate(
     check: Annotated[bool, typer.Option("--check", help="Only tell; exit 1 if any are missing")] = False,
+    patience: Annotated[float, typer.Option(help="Seconds to try for the locks of one migration", min=0)] = 120,
 ) -> None:
-    """Bring the database of DATABASE_URL up to date."""
+    """Bring the database of DATABASE_URL up to date. It may be done while mail flows, and again if it gives up."""
     from gateway.storage import migrate as migrations  # noqa: PLC0415 - see the module's docstring
 
     dsn = _database_url()
-    names = asyncio.run(migrations.pending(dsn) if check else migrations.run(dsn))
+    if check:
+        _tell(asyncio.run(migrations.state(dsn)))
+        return
+    names = asyncio.run(migrations.run(dsn, patience=patience))
     for name in names:
-        typer.echo(f"{'missing' if check else 'applied'}  {name}")
+        typer.echo(f"applied  {name}")
     if not names:
         typer.echo("up to date")
-    raise typer.Exit(1 if check and names else 0)
+
+
+def _tell(state: migrate_.State) -> None:
+    """What a database lacks, and what it has from a newer version; exits with 1 where it lacks something."""
+    for name in state.missing:
+        typer.echo(f"missing  {name}")
+    for name in state.unknown:
+        typer.echo(f"newer    {name}")
+    if not state.missing:
+        typer.echo("up to date")
+    raise typer.Exit(1 if state.missing else 0)
+
+
+@app.command()
+def restored(
+    *,
+    hold: Annotated[bool, typer.Option("--hold", help="Send nothing again, whatever its sender asked for")] = False,
+) -> None:
+    """Tell the database of DATABASE_URL that it comes from a backup. Nothing else may run over it meanwhile.
+
+    Between the backup and today mail came, was sent and was told of, and the database knows nothing of it. Each
+    account's log goes on at a number that no reader of it has ever seen, with an event `log.restored`; recipients that
+    were due are held as `unknown` where their sender asked for that, or all of them with --hold."""
+    from gateway.storage import restoring  # noqa: PLC0415 - see the module's docstring
+
+    done = asyncio.run(restoring.run(_database_url(), hold_all=hold))
+    typer.echo(f"{done.accounts} logs go on, {done.held} recipients held, {done.due} will be tried")
 
 
 @app.command("settings")

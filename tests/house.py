@@ -74,8 +74,8 @@ class House:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
-    def start(self, name: str) -> nursery.Process:
-        """`serve` or `worker`; more of the same under names such as "worker-2"."""
+    def start(self, name: str, tree: Path | None = None) -> nursery.Process:
+        """`serve` or `worker`; more of the same under names such as "worker-2". `tree`: another release's code."""
         program = name.partition("-")[0]
         environment = dict(self.environment)
         passed: list[int] = []
@@ -84,7 +84,7 @@ class House:
             passed = [listener.fileno() for listener in self.listeners.values()]
         output: Any = (self.folder / f"{name}.log").open("ab") if self.folder else subprocess.DEVNULL
         with output if self.folder else contextlib.nullcontext():
-            started = nursery.start(program, environment, passed=passed, output=output, forked=self.forked)
+            started = nursery.start(program, environment, passed=passed, output=output, forked=self.forked, tree=tree)
         self.processes[name] = started
         return started
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 EVERYTHING: Final = ("gateway.cli", "gateway.app", "gateway.settings", "gateway.lifeline", "workers.main")
@@ -47,14 +48,23 @@ class Process(Protocol):
 
 
 def start(
-    program: str, environment: Mapping[str, str], *, passed: Sequence[int], output: Any, forked: bool = True
+    program: str,
+    environment: Mapping[str, str],
+    *,
+    passed: Sequence[int],
+    output: Any,
+    forked: bool = True,
+    tree: Path | None = None,
 ) -> Process:
     """`postroom <program>`, with those descriptors under the same numbers; `output`: as subprocess.Popen has it.
 
-    Not `forked`: from a shell's point of view, as measurements need it."""
-    if not forked or not hasattr(os, "pidfd_open") or any(name in environment for name in ALONE):
+    Not `forked`: from a shell's point of view, as measurements need it. `tree`: where its code is; None = here."""
+    if tree or not forked or not hasattr(os, "pidfd_open") or any(name in environment for name in ALONE):
         environment = {**environment, "POSTROOM_PARENT": str(os.getpid())}
         command = [sys.executable, "-m", "gateway.cli", program]
+        if tree:
+            environment["PYTHONPATH"] = str(tree)
+            command.insert(1, "-P")  # not the folder that the tests run in
         return subprocess.Popen(command, env=environment, pass_fds=passed, stdout=output, stderr=output)
     return _nursery().fork(program, environment, passed, output)
 

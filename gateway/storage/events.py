@@ -48,6 +48,7 @@ TYPES: Final = frozenset(
         *("email.unsubscribed", "email.resubscribed"),
         *("domain.verified", "domain.failed", "webhook.disabled", "quota.exceeded"),
         *AUDITED,
+        "log.restored",
     }
 )
 

@@ -268,7 +268,7 @@ def _allowed(caller: Caller) -> frozenset[str] | None:
     """Types that the caller may hear of; None = all. Who may only send must not read codes that come in."""
     if caller.mailbox_id is not None or caller.has_any({"read"}):
         return None
-    prefixes = tuple(prefix for scope in caller.scopes for prefix in OPEN.get(scope, ()))
+    prefixes = ("log.", *(prefix for scope in caller.scopes for prefix in OPEN.get(scope, ())))
     return frozenset(name for name in events.TYPES if name.startswith(prefixes))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from gateway.storage import migrate, sql
+from gateway.storage import db, migrate, sql
 from gateway.storage.sql import load
 from tests import databases
 
@@ -70,7 +73,7 @@ async def test_schema_sql_and_the_migrations_give_the_same_database(postgres_dsn
 async def test_migrating_twice_changes_nothing(dsn: str) -> None:
     before = await described(dsn)
     assert await migrate.run(dsn) == []
-    assert await migrate.pending(dsn) == []
+    assert (await migrate.state(dsn)).missing == ()
     assert await described(dsn) == before
 
 
@@ -95,6 +98,7 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
         *("idempotency.old_accounts", "suppressions.over_accounts", "webhooks.due_accounts", "webhooks.hearing"),
         *("callbacks.keep", "callbacks.delivery_of", "callbacks.use", "callbacks.waiting", "callbacks.forget"),
         *("statistics.behind", "statistics.old_accounts", "statistics.queue", "statistics.oldest_due"),
+        "restoring.accounts",
         *("callbacks.count_of", "callbacks.unapplied", "callbacks.abandon", "callbacks.forget_messages"),
         *("callbacks.reports", "callbacks.report", "old_emails.remove_reports"),  # by an account's own deliveries
         *("dkim_keys.sealed", "search.by_index", "search.behind", "judgements.unjudged", "judgements.due_accounts"),
@@ -116,3 +120,166 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
 def test_statements_are_split_at_semicolons_outside_quotes_and_comments() -> None:
     script = "create table a (x int); -- a comment; with one\ninsert into a values ('x;y');\n\n-- only; this\n"
     assert migrate.statements(script) == ["create table a (x int)", "insert into a values ('x;y')"]
+
+
+# For one release back
+
+GENTLE = (  # what the code of the release before need not know of, and what keeps nobody waiting
+    r"create table \w+ ",
+    r"alter table \w+ add column \w+ (?!.*primary key)(?!.*references)(?:(?!not null).)*$",
+    r"alter table \w+ add column \w+ .*not null default (?:'[^']*'|[-\w]+)(?: check \(.*\))?$",
+    r"alter table \w+ add constraint \w+ .* not valid$",
+    r"alter table \w+ validate constraint \w+$",
+    r"alter table \w+ set \(",
+    r"alter type \w+ add value ",
+    r"(?:create(?: unique)?|drop) index concurrently ",
+    r"insert into ",
+)
+BEFORE_THE_RULE = 15  # the migrations up to this number were made when nobody ran Postroom yet
+
+
+def hasty(script: Sequence[str]) -> list[str]:
+    """Statements that are not gentle; an index of a table that the same script makes is."""
+    made = {found[1] for statement in script if (found := re.match(r"create table (\w+) ", statement))}
+    flat = [" ".join(statement.split()) for statement in script]
+    return [
+        statement
+        for statement in flat
+        if not any(re.match(form, statement) for form in GENTLE)
+        and not ((found := re.match(r"create (?:unique )?index \w+ on (\w+) ", statement)) and found[1] in made)
+    ]
+
+
+def test_the_code_of_one_release_back_works_on_what_a_migration_leaves() -> None:
+    for file in migrate._migration_files():
+        if int(file.name[:4]) > BEFORE_THE_RULE:
+            assert hasty(migrate.statements(file.read_text("utf-8"))) == [], file.name
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "alter table emails drop column topic",
+        "alter table emails rename column topic to list",
+        "alter table emails alter column topic set not null",
+        "alter table emails add column topic text not null",
+        "alter table emails add column id2 uuid not null default gen_random_uuid()",
+        "alter table suppressions drop constraint suppressions_pkey",
+        "create index emails_by_topic on emails (account_id, topic)",
+        "update deliveries set waits_since = created_at",
+        "drop table counting",
+    ],
+)
+def test_what_would_stop_the_release_before_or_its_mail_is_not_gentle(statement: str) -> None:
+    assert hasty([statement]) == [statement]
+
+
+# While mail flows
+
+
+@pytest.fixture
+async def connection(dsn: str) -> AsyncIterator[db.Connection]:
+    opened = await asyncpg.connect(dsn)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+async def other(dsn: str) -> AsyncIterator[db.Connection]:
+    opened = await asyncpg.connect(dsn, server_settings={"application_name": "a long report"})
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+HERE = "(select oid from pg_database where datname = current_database())"
+WAITS = f"select count(*) from pg_locks where not granted and relation = 'emails'::regclass and database = {HERE}"  # noqa: S608 - a constant
+ASKS = f"""select count(*) from pg_stat_activity
+where datid = {HERE} and pid <> pg_backend_pid() and query like '%pg_try_advisory_lock%'"""  # noqa: S608 - a constant
+
+
+async def until(connection: db.Connection, query: str, count: int) -> None:
+    """Other sessions' doings, of which Postgres does not tell."""
+    while await connection.fetchval(query) != count:  # noqa: ASYNC110 - there is nothing to wait on
+        await asyncio.sleep(0)
+
+
+WIDER = ("create table extra (id uuid primary key)", "alter table emails add column extra text")
+
+
+async def columns(connection: db.Connection) -> int:
+    found: int = await connection.fetchval(
+        "select count(*) from information_schema.columns where column_name = 'extra'"
+    )
+    return found
+
+
+async def test_a_migration_gives_way_and_is_tried_again(
+    connection: db.Connection, other: db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two tries nobody waits behind it. With a single try it was Blocked."""
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "20ms")
+    monkeypatch.setattr(migrate, "PAUSE_SECONDS", 0.02)
+    report = other.transaction()
+    await report.start()
+    await other.execute("select 1 from emails")
+    migrating = asyncio.create_task(migrate._migrate(connection, "9999_wider", WIDER, 60))
+    async with asyncio.timeout(30):
+        await until(other, WAITS, 1)
+        await until(other, WAITS, 0)
+    assert not migrating.done()
+    await report.rollback()
+    await migrating
+    assert await columns(connection) == 1
+    assert await connection.fetchval("select 1 from schema_migrations where name = '9999_wider'")
+
+
+async def test_a_migration_that_gets_no_locks_says_who_has_them_and_leaves_nothing(
+    connection: db.Connection, other: db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "20ms")
+    async with other.transaction():
+        await other.execute("select 1 from emails")
+        with pytest.raises(migrate.Blocked, match=r"9999_wider did not .*\(a long report, 0 s\)"):
+            await migrate._migrate(connection, "9999_wider", WIDER, 0)
+    assert await columns(connection) == 0
+    assert await connection.fetchval("select to_regclass('extra')") is None
+    assert not await connection.fetchval("select 1 from schema_migrations where name = '9999_wider'")
+
+
+async def test_releases_that_start_together_take_turns(
+    dsn: str, connection: db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "PAUSE_SECONDS", 0.02)
+    await connection.execute("select pg_advisory_lock($1)", migrate.LOCK)
+    second = asyncio.create_task(migrate.run(dsn))
+    async with asyncio.timeout(30):
+        await until(connection, ASKS, 1)
+    assert not second.done()
+    await connection.execute("select pg_advisory_unlock($1)", migrate.LOCK)
+    assert await second == []
+
+
+BY_SIZE = ("create index concurrently emails_by_size on emails (account_id, size)",)
+
+
+async def test_an_index_is_built_while_others_write_and_one_that_was_broken_off_is_built_anew(
+    connection: db.Connection,
+) -> None:
+    """With the invalid one left where it was, there was one of that name already."""
+    await connection.execute("create index emails_by_size on emails (account_id, size)")
+    await connection.execute("update pg_index set indisvalid = false where indexrelid = 'emails_by_size'::regclass")
+    await migrate._migrate(connection, "9999_by_size", BY_SIZE, 0)
+    assert await connection.fetchval("select indisvalid from pg_index where indexrelid = 'emails_by_size'::regclass")
+    await connection.execute("delete from schema_migrations where name = '9999_by_size'")  # killed before it was noted
+    await migrate._migrate(connection, "9999_by_size", BY_SIZE, 0)
+    assert await connection.fetchval("select 1 from schema_migrations where name = '9999_by_size'")
+
+
+async def test_migrations_of_a_newer_version_are_told_of(dsn: str, connection: db.Connection) -> None:
+    await connection.execute("insert into schema_migrations (name) values ('9999_later')")
+    await connection.execute("delete from schema_migrations where name = '0002_receiving'")
+    assert await migrate.state(dsn) == migrate.State(missing=("0002_receiving",), unknown=("9999_later",))
