@@ -29,6 +29,7 @@ ORDER = (
     "search",
     "stored",
     "memory",
+    "bombs",
     "extraction",
 )
 

@@ -157,7 +157,7 @@ class AfterwardsReader:
         for one in unread:
             if reads and time.monotonic() > end:
                 break
-            reads.append(_again(_Read(message=one.message, parsed=await self._pool.read(one.raw))))
+            reads.append(_again(_Read(message=one.message, parsed=await self._pool.front(one.raw))))
             await asyncio.sleep(0)
         return reads
 

@@ -25,6 +25,7 @@ from gateway import loops
 from gateway.errors import ApiError, Unavailable
 from gateway.inbound import verdicts
 from gateway.inbound.pace import Pace
+from gateway.inbound.parsing import ParsingPool
 from gateway.resolving import Resolver
 from gateway.settings import Settings
 from gateway.storage import db, judgements, messages
@@ -49,12 +50,14 @@ CLAIM: Final = 100  # held messages of one claim
 HELD_AT_ONCE: Final = 500  # in one process; nearly all of them wait for the DNS
 RECENT_SECONDS: Final = 3600.0  # older mail is not judged any more: keys and records may have changed since
 WORK_SECONDS: Final = 0.1  # of a slice, at most; what is longer was waiting for the DNS
-SMALL: Final = 65_536  # octets; larger mail is read on its own, and hashed off the event loop
+SMALL: Final = 65_536  # octets; larger mail is read on its own, and hashed in a child process
 LARGE_AT_ONCE: Final = 2
 WRITING_AT_ONCE: Final = 3  # connections of the pool that releases may take
 ACCOUNTS: Final = 1000  # of one look
 OVERDUE_SECONDS: Final = 20.0  # then any process lets held mail go
 LET_GO_SECONDS: Final = 10.0  # between looks for such mail
+EXAMINER: Final = "gateway.inbound.verdicts:examine"  # what the child runs
+evidence: Final = msgspec.msgpack.Decoder(verdicts.Evidence).decode  # what it answers
 UNAUTHENTICATED: Final = "unauthenticated"  # the label of mail whose sender is not who it says
 
 
@@ -77,6 +80,7 @@ class Judging:
         self._told = told
         self._pace = pace
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._examiners = ParsingPool(EXAMINER, workers=LARGE_AT_ONCE)
         self._slots = asyncio.Semaphore(HELD_AT_ONCE)
         self._writing = asyncio.Semaphore(WRITING_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -240,7 +244,9 @@ class Judging:
     async def close(self, seconds: float) -> int:
         """Begin nothing new; how many held messages were still being judged after `seconds` (their claims run out)."""
         self._closing = True
-        return await loops.end(self._tasks, seconds)
+        left = await loops.end(self._tasks, seconds)
+        await self._examiners.close()
+        return left
 
     # Both
 
@@ -268,7 +274,7 @@ class Judging:
         return await self._judge.judge(peer, evidence, now=self._database.clock.now(), seconds=until - time.monotonic())
 
     async def _examined(self, account_id: UUID, content_id: UUID, raw: bytes | None) -> verdicts.Evidence | None:
-        """None = the message went meanwhile."""
+        """None = the message went meanwhile. Raises TimeoutError where it takes too long."""
         if raw is not None:
             return verdicts.examine(raw)
         async with self._large:
@@ -276,7 +282,12 @@ class Judging:
                 raw = await judgements.raw(connection, account_id, content_id)
             if raw is None:
                 return None
-            return verdicts.examine(raw) if len(raw) <= SMALL else await asyncio.to_thread(verdicts.examine, raw)
+            if len(raw) <= SMALL:
+                return verdicts.examine(raw)
+            answer = await self._examiners.ask(raw)
+        if answer is None:
+            raise TimeoutError
+        return evidence(answer)
 
 
 def _count(verdict: verdicts.Verdict | None) -> None:

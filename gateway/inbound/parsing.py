@@ -4,6 +4,9 @@ Hostile mail keeps a parser busy for minutes, or makes it eat all memory. So wha
 parsed in a child process with a time limit, a memory limit and no secrets in its environment. Nobody waits for a free
 one: mail that finds none is stored as it is, and parsed again later.
 
+Large mail stops the event loop whoever parses it, in a thread, too, for parsers hold Python's lock. It goes to children
+of its own, and waits there for its turn, but not for long. Nor do they answer with all of it where less is wanted.
+
 The child (`python -m gateway.inbound.parsing module:reader module:cutter seconds`) reads frames from its standard
 input and writes frames to its standard output. It ends with its parent: at the end of its input when idle, by its alarm
 when not.
@@ -36,8 +39,14 @@ ALARM_MARGIN = 1.0  # seconds after its parent should have killed it that a chil
 MEMORY_BYTES = 1 << 30  # address space of a child
 INHERITED = frozenset({"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ"})
 
-_REQUEST = struct.Struct(">iI")  # index of the attachment that is wanted, or _WHOLE, and size; then the mail
-_WHOLE = -1
+_REQUEST = struct.Struct(">iI")  # index of the attachment that is wanted, or one of _SHAPES, and size; then the mail
+_WHOLE, _FRONT, _SHOWN, _TEXT, _HTML = -1, -2, -3, -4, -5
+_SHAPES: dict[int, Callable[[parse.Parsed], object]] = {
+    _FRONT: parse.front,
+    _SHOWN: parse.shown,
+    _TEXT: lambda parsed: _octets(parsed.text),
+    _HTML: lambda parsed: _octets(parsed.html),
+}
 _ANSWER = struct.Struct(">cI")  # kind, size; then that many bytes of MessagePack
 _READY, _PARSED, _MISSING, _FAILED = b"R", b"P", b"M", b"F"
 _MAX_INDEX = 0x7FFFFFFF
@@ -46,7 +55,9 @@ _MAX_EXTRA = 16_777_216  # and these, for what does not grow with the mail
 
 
 Cut = tuple[parse.Attachment, bytes]  # an attachment and its octets
-LARGE = 524_288  # bytes; from here on even the fast reader takes milliseconds
+LARGE = 262_144  # bytes; from here on even the fast reader takes milliseconds
+LARGE_WAIT_SECONDS = 5.0  # that large mail waits for its turn
+_LONG_HEAD = 16_384  # bytes; a longer header may take milliseconds
 
 
 def _fast(raw: bytes) -> parse.Parsed | None:
@@ -71,6 +82,8 @@ def _fast_cut(raw: bytes, index: int) -> Cut | None:
 
 _parsed: msgspec.msgpack.Decoder[parse.Parsed] = msgspec.msgpack.Decoder(parse.Parsed)
 _cut: msgspec.msgpack.Decoder[Cut] = msgspec.msgpack.Decoder(Cut)
+_shown: msgspec.msgpack.Decoder[parse.Shown] = msgspec.msgpack.Decoder(parse.Shown)
+_body: msgspec.msgpack.Decoder[bytes | None] = msgspec.msgpack.Decoder(bytes | None)
 _T = TypeVar("_T")
 
 
@@ -82,30 +95,64 @@ def _decoded(answer: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T | None:
         return None
 
 
+def _octets(body: str | None) -> bytes | None:
+    return None if body is None else body.encode()
+
+
 class ParsingPool:
     """Runs `function` ("module:function", bytes to Parsed) and `cutter` (bytes and an index to an attachment and its
-    octets) in at most `workers` children, started when needed."""
+    octets) in at most `workers` children, started when needed; for large mail those of `large` in as many more."""
 
     def __init__(
         self,
         function: str = "gateway.mail.parse:parse_slow",
         cutter: str = "gateway.mail.parse:attachment_slow",
         *,
+        large: tuple[str, str] = ("gateway.mail.parse:parse", "gateway.mail.parse:attachment"),
         workers: int = 2,
         seconds: float = 2.0,
+        patience: float = LARGE_WAIT_SECONDS,
     ) -> None:
-        self._workers = [_Worker((function, cutter), seconds) for _ in range(workers)]
-        self._free = list(self._workers)
+        self._crew = _Crew((function, cutter), workers, seconds)
+        self._large = _Crew(large, workers, seconds)
+        self._patience = patience
 
     async def read(self, raw: bytes) -> parse.Parsed:
-        """The message, by whichever reader can: the fast one (off the event loop where it is large), a child, or the
-        header fields alone. Never raises for what the mail is."""
-        parsed = _fast(raw) if len(raw) < LARGE else await asyncio.to_thread(_fast, raw)
-        return parsed or await self.parse(raw) or parse.raw_only(raw)
+        """The message, by whichever reader can: the fast one, a child, or the header fields alone. Never raises for
+        what the mail is."""
+        if len(raw) >= LARGE:
+            return await self._of_large(raw, _WHOLE, _parsed) or await _header(raw)
+        return _fast(raw) or await self.parse(raw) or await _header(raw)
+
+    async def front(self, raw: bytes) -> parse.Parsed:
+        """The same; of a large message's bodies only the front, as `parse.front` leaves it."""
+        if len(raw) >= LARGE:
+            return await self._of_large(raw, _FRONT, _parsed) or await _header(raw)
+        return await self.read(raw)
+
+    async def shown(self, raw: bytes) -> parse.Shown:
+        """The same, its bodies ready to be put into JSON."""
+        if len(raw) >= LARGE:
+            return await self._of_large(raw, _SHOWN, _shown) or parse.shown(await _header(raw))
+        return parse.shown(await self.read(raw))
+
+    async def text(self, raw: bytes) -> bytes | None:
+        """The text body in UTF-8; None where there is none, or where it cannot be had."""
+        return await self._body(raw, _TEXT)
+
+    async def html(self, raw: bytes) -> bytes | None:
+        """The HTML body likewise."""
+        return await self._body(raw, _HTML)
+
+    async def _body(self, raw: bytes, wanted: int) -> bytes | None:
+        if len(raw) >= LARGE:
+            return await self._of_large(raw, wanted, _body)
+        parsed = await self.read(raw)
+        return _octets(parsed.text if wanted == _TEXT else parsed.html)
 
     async def parse(self, raw: bytes) -> parse.Parsed | None:
         """What the parser made of it; None at once where no child is free, or where it failed or took too long."""
-        answer = await self._ask(raw, _WHOLE)
+        answer = await self._crew.ask(raw, _WHOLE)
         return None if answer is None else _decoded(answer, _parsed)
 
     async def attachment(self, raw: bytes, index: int) -> Cut | None:
@@ -114,27 +161,60 @@ class ParsingPool:
         where the message has no such attachment."""
         if not 0 <= index <= _MAX_INDEX:
             raise IndexError(index)
-        cut = _fast_cut(raw, index) if len(raw) < LARGE else await asyncio.to_thread(_fast_cut, raw, index)
+        if len(raw) >= LARGE:
+            return await self._of_large(raw, index, _cut)
+        cut = _fast_cut(raw, index)
         if cut is not None:
             return cut
-        answer = await self._ask(raw, index)
+        answer = await self._crew.ask(raw, index)
         return None if answer is None else _decoded(answer, _cut)
+
+    async def _of_large(self, raw: bytes, wanted: int, decoder: msgspec.msgpack.Decoder[_T]) -> _T | None:
+        answer = await self._large.ask(raw, wanted, patience=self._patience)
+        return None if answer is None else _decoded(answer, decoder)
 
     async def ask(self, request: bytes) -> bytes | None:
         """What `function` makes of `request`, as MessagePack (`inbound.cleaning` asks so); None as in `parse`."""
-        return await self._ask(request, _WHOLE)
+        return await self._crew.ask(request, _WHOLE)
 
-    async def _ask(self, raw: bytes, wanted: int) -> bytes | None:
-        if not self._free:
+    async def close(self) -> None:
+        """Kills the children; parses under way give None, and so do all later ones."""
+        await self._crew.close()
+        await self._large.close()
+
+
+async def _header(raw: bytes) -> parse.Parsed:
+    if len(raw) < _LONG_HEAD:
+        return parse.raw_only(raw)
+    return await asyncio.to_thread(parse.raw_only, raw)
+
+
+class _Crew:
+    """Children that do the same."""
+
+    def __init__(self, functions: tuple[str, str], workers: int, seconds: float) -> None:
+        self._workers = [_Worker(functions, seconds) for _ in range(workers)]
+        self._free = list(self._workers)
+        self._turns = asyncio.Semaphore(workers)  # as many as are free
+
+    async def ask(self, raw: bytes, wanted: int, *, patience: float = 0) -> bytes | None:
+        """The answer of one of them; None where none is free within `patience` seconds, and as in _Worker.ask."""
+        if self._turns.locked() and not patience:
+            return None
+        try:
+            async with asyncio.timeout(patience or None):
+                await self._turns.acquire()
+        except TimeoutError:
+            log.warning("nobody free to parse", size=len(raw))
             return None
         worker = self._free.pop()
         try:
             return await worker.ask(raw, wanted)
         finally:
             self._free.insert(len(self._free) if worker.running else 0, worker)  # those that run are asked first
+            self._turns.release()
 
     async def close(self) -> None:
-        """Kills the children; parses under way give None, and so do all later ones."""
         for worker in self._workers:
             await worker.close()
 
@@ -209,7 +289,7 @@ async def _exchange(process: subprocess.Process, raw: bytes, wanted: int) -> byt
     stdin.write(raw)
     await stdin.drain()
     kind, body = await _read_answer(process, len(raw) * _MAX_GROWTH + _MAX_EXTRA)
-    if kind == _MISSING and wanted != _WHOLE:
+    if kind == _MISSING and wanted >= 0:
         raise IndexError(wanted)
     return body if kind == _PARSED else None
 
@@ -239,9 +319,14 @@ def serve(function: str, cutter: str, seconds: float) -> None:
         wanted, size = _REQUEST.unpack(head)
         raw = requests.read(size)
         signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM, never caught
-        kind, body = _answer(parser, raw) if wanted == _WHOLE else _answer(cut, raw, wanted)
+        kind, body = _answer(cut, raw, wanted) if wanted >= 0 else _answer(_shaped, parser, raw, wanted)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, kind, body)
+
+
+def _shaped(parser: Callable[..., object], raw: bytes, wanted: int) -> object:
+    found = parser(raw)
+    return _SHAPES[wanted](found) if wanted in _SHAPES and isinstance(found, parse.Parsed) else found
 
 
 def _load(function: str) -> Callable[..., object]:

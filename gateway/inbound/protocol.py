@@ -46,6 +46,7 @@ COMMAND_BYTES = 4096  # longest command line, its line end included; RFC 5321 4.
 PATH_LENGTH = 512  # longest path, in characters; RFC 5321 4.5.3.1.3 asks for 256
 DATA_FLOOR = 1 << 14  # bytes of budget that must be free for a message of undeclared size to begin
 SKIP_FLOOR = 1 << 20  # bytes of a refused message that are read away, where messages are limited to less
+SLICE = 1 << 20  # bytes of a message that are unstuffed in one go
 REPLIES_HELD = 64  # replies to pipelined commands that may wait for one write
 END_OF_DATA = b"\r\n.\r\n"  # RFC 5321 4.1.1.4: nothing else ends a message
 
@@ -340,7 +341,7 @@ class Inlet(asyncio.StreamReader):
             start = max(0, held - len(END_OF_DATA) + 1)
             if not await self.more():
                 raise PeerGone
-        return self._take(end, limit, hold)
+        return await self._take(end, limit, hold)
 
     def begin_chunks(self) -> None:
         """A new message comes, in chunks."""
@@ -375,9 +376,9 @@ class Inlet(asyncio.StreamReader):
         self._dropped += count
         return count
 
-    def _take(self, end: int, limit: int, hold: Hold) -> bytes:
+    async def _take(self, end: int, limit: int, hold: Hold) -> bytes:
         fits = hold.resize(end)
-        raw = _unstuffed(self._buffer, end) if fits else b""
+        raw = await _unstuffed(self._buffer, end) if fits else b""
         del self._buffer[: end + len(END_OF_DATA)]
         if not fits:
             raise Refused(NO_ROOM)
@@ -402,13 +403,29 @@ class Inlet(asyncio.StreamReader):
         raise Refused(reply)
 
 
-def _unstuffed(buffer: bytearray, end: int) -> bytes:
-    """The message before `end` in a buffer that starts with DATA's line end (RFC 5321 4.5.2)."""
-    with memoryview(buffer) as view:
-        raw = bytes(view[2 : end + 2])
-    if b"\r\n." in raw:
-        raw = raw.replace(b"\r\n.", b"\r\n")
-    return raw[1:] if raw.startswith(b".") else raw
+async def _unstuffed(buffer: bytearray, end: int) -> bytes:
+    """The message before `end` in a buffer that starts with DATA's line end (RFC 5321 4.5.2). Of a large one a slice at
+    a time: between two of them others have their turn."""
+    begin, end, pieces = 2, end + 2, []
+    if end > begin and buffer[begin] == 0x2E:
+        begin += 1
+    while begin < end:
+        cut = min(_whole(buffer, begin + SLICE), end)
+        with memoryview(buffer) as view:
+            piece = bytes(view[begin:cut])
+        pieces.append(piece.replace(b"\r\n.", b"\r\n") if b"\r\n." in piece else piece)
+        begin = cut
+        if begin < end:
+            await asyncio.sleep(0)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _whole(buffer: bytearray, cut: int) -> int:
+    """The same place, or the next one that divides no stuffed dot from its line end."""
+    for before in (1, 2):
+        if buffer[cut - before : cut - before + 3] == b"\r\n.":
+            return cut - before + 3
+    return cut
 
 
 @dataclass(kw_only=True, slots=True)

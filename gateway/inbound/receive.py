@@ -139,7 +139,7 @@ class Reception:
         """The reply once it is stored. What would be shown of it is no reason to put it off for ever: where that fails,
         the mail is stored without."""
         try:
-            read = reading.read(await self._pool.read(incoming.raw), incoming)
+            read = reading.read(await self._pool.front(incoming.raw), incoming)
             return await self._committer.submit(Arrival(incoming=incoming, recipients=recipients, reading=read))
         except Exception as error:
             if not committer.blames_content(error):

@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from gateway.mail import charsets, header, words
 from gateway.mail.header import NamedAddress
 
@@ -35,6 +37,7 @@ except ImportError:  # no wheel for this platform: everything is read by parse_s
 MAX_PARTS = 1000
 MAX_DEPTH = 50
 MAX_WARNINGS = 50
+MAX_FRONT = 131_072  # characters of a body that `front` leaves; mail.page looks at half of them
 _MAX_EMBEDDED = 262_144  # octets of attached messages; each level of them is copied by the parser
 _SMALL = 65_536  # octets of a message in which no such copying can hurt
 _WORD_BUDGET = 100_000_000  # encoded words × octets of their line: the parser's time grows with it; about 20 ms
@@ -93,6 +96,15 @@ class Parsed:
     warnings: tuple[str, ...]  # what was repaired or left out, for a person
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """A message as it is put into JSON."""
+
+    parsed: Parsed  # without its bodies
+    text: bytes  # the text body as JSON: a string, or null
+    html: bytes  # the HTML body likewise
+
+
 class Part(NamedTuple):
     """A leaf of the MIME tree, whichever reader found it."""
 
@@ -130,6 +142,26 @@ _TOP = _Place()
 
 class _Lost(Exception):
     """The fast parser's tree is not all of the message."""
+
+
+def parse(raw: bytes) -> Parsed:
+    """Read any bytes at all, by whichever reader takes them; as slow as `parse_slow`."""
+    try:
+        return parse_fast(raw) or parse_slow(raw)
+    except Exception:  # noqa: BLE001 - where the fast one fails in a way that nobody foresaw the other is asked
+        return parse_slow(raw)
+
+
+def front(parsed: Parsed) -> Parsed:
+    """The same, of its bodies no more than is looked at for codes, links and words."""
+    text, html = parsed.text, parsed.html
+    return replace(parsed, text=text and text[:MAX_FRONT], html=html and html[:MAX_FRONT])
+
+
+def shown(parsed: Parsed) -> Shown:
+    """The same with its bodies as JSON."""
+    text, html = msgspec.json.encode(parsed.text), msgspec.json.encode(parsed.html)
+    return Shown(parsed=replace(parsed, text=None, html=None), text=text, html=html)
 
 
 def parse_fast(raw: bytes) -> Parsed | None:

@@ -399,14 +399,14 @@ class Emails:
             of_email = await emails.recipients(connection, caller.account_id, [id])
         if email is None or raw is None:
             raise errors.NotFound
-        parsed = await self._gateway.parsing.read(raw)
+        shown = await self._gateway.parsing.shown(raw)
         return _json(
             {
                 **_summary(email, of_email[id]),
-                "text": parsed.text,
-                "html": parsed.html,
-                "headers": parsed.headers,
-                "attachments": parsed.attachments,
+                "text": msgspec.Raw(shown.text),
+                "html": msgspec.Raw(shown.html),
+                "headers": shown.parsed.headers,
+                "attachments": shown.parsed.attachments,
             }
         )
 

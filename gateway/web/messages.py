@@ -23,6 +23,7 @@ from gateway.web.paths import Paths
 
 DELETE_SLICE: Final = 500  # messages of one transaction
 MAX_LABELS: Final = 50
+NO_HTML: Final = "The message has no HTML body."
 _cursors: Final[models.Cursor[tuple[int]]] = models.Cursor(tuple[int])
 
 Label = Annotated[
@@ -180,7 +181,8 @@ class Message(Summary):
 
 async def full(gateway: Gateway, message: messages.Message, raw: bytes) -> dict[str, Any]:
     """The whole message, as Message says, ready for msgspec."""
-    parsed = await gateway.parsing.read(raw)
+    shown = await gateway.parsing.shown(raw)
+    parsed = shown.parsed
     return {
         **message.summary(),
         "cc": _people(parsed.cc),
@@ -191,8 +193,8 @@ async def full(gateway: Gateway, message: messages.Message, raw: bytes) -> dict[
         "date": parsed.date.astimezone(UTC) if parsed.date else None,
         "envelope": message.envelope,
         "headers": parsed.headers,
-        "text": parsed.text,
-        "html": parsed.html,
+        "text": msgspec.Raw(shown.text),
+        "html": msgspec.Raw(shown.html),
         "attachments": parsed.attachments,
         "links": message.links,
         "auth": {"spf": None, "dkim": None, "dmarc": None, "arc": None, "details": {}, **message.auth},
@@ -327,19 +329,22 @@ class Messages:
     async def text(self, caller: Caller, id: UUID) -> Response:
         """The text body."""
         _, raw = await self._find(caller, id)
-        parsed = await self._gateway.parsing.read(raw)
-        if parsed.text is None:
+        text = await self._gateway.parsing.text(raw)
+        if text is None:
             raise errors.NotFound("The message has no text body.")
-        return Response(parsed.text, media_type="text/plain")
+        return Response(text, media_type="text/plain")
 
     async def html(self, caller: Caller, id: UUID, query: HtmlQuery) -> Response:
         """The HTML body, as sent or made harmless."""
         _, raw = await self._find(caller, id)
-        parsed = await self._gateway.parsing.read(raw)
-        if parsed.html is None:
-            raise errors.NotFound("The message has no HTML body.")
         if not query.sanitized:
-            return _page(parsed.html, parts.NO_LOADING)
+            found = await self._gateway.parsing.html(raw)
+            if found is None:
+                raise errors.NotFound(NO_HTML)
+            return _page(found, parts.NO_LOADING)
+        parsed = await self._gateway.parsing.front(raw)
+        if parsed.html is None:
+            raise errors.NotFound(NO_HTML)
         html = await self._gateway.cleaning.html(raw)
         if html is None:  # too large, or made to keep a parser busy
             html = sanitize.text_as_html((parsed.text or parsed.html)[: sanitize.MAX_HTML])
@@ -382,7 +387,7 @@ class Messages:
         return found
 
 
-def _page(html: str, policy: str) -> Response:
+def _page(html: str | bytes, policy: str) -> Response:
     return Response(html, media_type="text/html", headers={"content-security-policy": policy})
 
 

@@ -17,7 +17,7 @@ def obedient(raw: bytes) -> object:
     if order == b"hang":
         time.sleep(3600)
     elif order == b"touch":  # says that it began, then hangs
-        with open(argument, "wb") as began:  # noqa: PTH123 - bytes are a path here
+        with open(argument.rstrip(b"\0"), "wb") as began:  # noqa: PTH123 - bytes are a path here
             began.write(str(os.getpid()).encode())
         time.sleep(3600)
     elif order == b"exit":

@@ -157,6 +157,58 @@ async def test_a_child_outlives_what_is_meant_for_its_parent(pool: parsing.Parsi
     assert await process_of(pool) == child
 
 
+# Large mail
+
+LONG = b"x" * parsing.LARGE
+
+
+async def test_large_mail_is_read_by_a_child_whatever_is_asked_of_it() -> None:
+    """A thread would not do: parsers hold Python's lock. With `read` and `front` asking the fast reader in a thread, as
+    they did, this failed; 25 MB of text stopped the event loop of `serve` for over a second, `worker`'s for 2.5 s."""
+    pool = parsing.ParsingPool(large=(OBEDIENT, CUTTING), workers=1, seconds=20)
+    try:
+        raw = b"process " + LONG
+        shown = await pool.shown(raw)
+        children = {found.subject for found in (await pool.read(raw), await pool.front(raw), shown.parsed)}
+        assert [psutil.Process(int(child)).ppid() for child in children] == [os.getpid()]
+    finally:
+        await pool.close()
+
+
+async def test_large_mail_is_shown_as_small_mail_is() -> None:
+    pool = parsing.ParsingPool(workers=1, seconds=20)
+    body = b'Content-Type: text/%b\r\n\r\n"gr\xc3\xbc\xc3\x9fe" \x01\r\n'
+    parts = [body % b"plain" + LONG, body % b"html" + LONG, b"Content-Type: image/png\r\n\r\n" + LONG]
+    joined = b"".join(b"--x\r\n%b\r\n" % part for part in parts)
+    raw = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n" + joined + b"--x--\r\n"
+    here = parse.parse(raw)
+    assert here.status == "ok"
+    try:
+        assert await pool.read(raw) == here
+        assert await pool.front(raw) == parse.front(here)
+        assert len(parse.front(here).text or "") == parse.MAX_FRONT
+        assert await pool.shown(raw) == parse.shown(here)
+        assert [await pool.text(raw), await pool.html(raw)] == [str(each).encode() for each in (here.text, here.html)]
+        assert await pool.attachment(raw, 0) == parse.attachment(raw, 0)
+        with pytest.raises(IndexError):
+            await pool.attachment(raw, 1)
+    finally:
+        await pool.close()
+
+
+async def test_large_mail_that_gets_no_turn_shows_its_header(began: Path) -> None:
+    pool = parsing.ParsingPool(large=(OBEDIENT, CUTTING), workers=1, seconds=60, patience=0.01)
+    busy = asyncio.create_task(pool.read(b"touch " + bytes(began) + b"\0" * parsing.LARGE))
+    await child_from(began)
+    raw = b"Subject: large\r\n\r\n" + LONG
+    for found in (await pool.read(raw), await pool.front(raw), (await pool.shown(raw)).parsed):
+        assert (found.status, found.subject) == ("raw_only", "large")
+    assert await pool.text(raw) is None
+    assert await pool.attachment(raw, 0) is None
+    await pool.close()
+    assert (await busy).status == "raw_only"
+
+
 # Attachments
 
 PARTS = (

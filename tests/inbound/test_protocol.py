@@ -286,6 +286,19 @@ async def test_bytes_of_every_size_come_out_as_they_went_in(size: int) -> None:
     assert tray.messages[0].raw == raw
 
 
+async def test_where_a_large_message_is_sliced_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `_whole` giving back the place it is asked about, this failed at the first stuffed dot that was divided."""
+    monkeypatch.setattr(protocol, "SLICE", 7)
+    draw = random.Random(7)
+    for _ in range(3_000):
+        raw = bytes(draw.choices(b"\r\n\r\n..x", k=draw.randrange(40))) + b"\r\n"
+        inlet = protocol.Inlet(limit=protocol.READ_AHEAD)
+        inlet.feed_data((b"\r\n" + raw).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\nQUIT")
+        assert await inlet.message(100, protocol.Budget(1000).hold()) == raw
+        assert inlet.has(4)
+        assert not inlet.has(5)
+
+
 # Chunks (RFC 3030)
 
 CHUNKED = (

@@ -9,7 +9,7 @@ from typing import Any
 import dkim as dkimpy
 import pytest
 
-from gateway.inbound import verdicts
+from gateway.inbound import judging, parsing, verdicts
 from gateway.mail.auth import arc, dkim, results
 from gateway.resolving import DnsResolver
 from tests import nameserver
@@ -130,6 +130,18 @@ async def test_at_most_five_signatures_are_judged_the_authors_first() -> None:
     assert len(verdict.signatures) == verdicts.MAX_SIGNATURES
     assert verdict.signatures[0].domain == "example.com"
     assert verdict.dmarc.result == "pass"
+
+
+async def test_large_mail_is_examined_by_a_child_with_the_same_result() -> None:
+    """In a thread, as before, 25 MB under five signatures kept the loop of `worker` waiting for 3 s."""
+    pool = parsing.ParsingPool(judging.EXAMINER, workers=1, seconds=20)
+    try:
+        for raw in (mail(signer="example.com"), mail(), ONE, TWO, b""):
+            answer = await pool.ask(raw)
+            assert answer is not None
+            assert judging.evidence(answer) == verdicts.examine(raw)
+    finally:
+        await pool.close()
 
 
 async def test_a_silent_name_server_takes_no_longer_than_is_given() -> None:
