@@ -29,7 +29,10 @@ ORDER = (
     "search",
     "stored",
     "memory",
+    "hostile",
     "bombs",
+    "flood",
+    "enumeration",
     "extraction",
 )
 

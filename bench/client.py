@@ -32,7 +32,7 @@ class Order:
     size: int  # octets of a mail, about
     sessions: int = 20
     fresh: bool = False  # a new connection for each mail; else sessions are kept
-    per_second: float = 0  # pace, whatever the answers; 0 = as fast as they come
+    per_second: float = 0  # pace, whatever the answers (`fresh`: a connection for each); 0 = as fast as they come
     kind: str = "text"  # see bench.letters
     first: int = 0  # number of the first mail: it stands in the subject
 
@@ -42,6 +42,7 @@ class Outcome:
     """What came of it. Times are seconds of the machine's monotonic clock, which all processes share."""
 
     seconds: float = 0.0  # from the first command (or the first connection, where they are fresh) to the last reply
+    due: list[float] = field(default_factory=list)  # when each mail should have begun, by number, where there is a pace
     dots: list[float] = field(default_factory=list)  # when each mail's last byte was handed to the socket, by number
     answers: list[float] = field(default_factory=list)  # when the reply to it came, by number; 0 = none
     refusals: list[str] = field(default_factory=list)  # replies to the dot that were not 250, and lines that broke
@@ -50,6 +51,10 @@ class Outcome:
     def rate(self) -> float:
         """Mails answered with 250 a second."""
         return sum(1 for answer in self.answers if answer) / self.seconds
+
+    def delays(self) -> list[float]:
+        """Seconds from when it should have begun to the reply, by number, of those that were answered with 250."""
+        return [answer - due for due, answer in zip(self.due, self.answers, strict=True) if answer]
 
     def waits(self) -> list[float]:
         """Seconds from the dot to the reply, by number, of those that were answered with 250."""
@@ -127,8 +132,14 @@ class Session(asyncio.Protocol):
         self._next = then
         self.transport.write(command)
 
-    def _greeted(self, _: bytes) -> None:
+    def _greeted(self, reply: bytes) -> None:
+        if not reply.startswith(b"220"):
+            self._turned_away(reply)
+            return
         self._say(b"EHLO bench.example\r\n", lambda _: self._idle(self))
+
+    def _turned_away(self, reply: bytes) -> None:
+        raise RuntimeError(f"turned away: {reply!r}")
 
     def _mail_taken(self, _: bytes) -> None:
         assert self.number is not None
@@ -207,6 +218,10 @@ async def _one(work: Work, number: int) -> None:
             if not ended.done():
                 ended.set_result(None)
 
+        def _turned_away(self, reply: bytes) -> None:
+            work.answered(number, reply)
+            self.transport.close()
+
     def idle(session: Session) -> None:
         if work.outcome.dots[number]:
             session.close()
@@ -217,13 +232,28 @@ async def _one(work: Work, number: int) -> None:
     await ended
 
 
+async def _arriving(work: Work) -> None:
+    """So many a second, a connection for each, however many are open already."""
+    begun = time.monotonic()
+    sending = []
+    for place in range(work.order.mails):
+        work.outcome.due.append(begun + place / work.order.per_second)
+        await asyncio.sleep(work.outcome.due[place] - time.monotonic())
+        number = work.take()
+        assert number is not None
+        sending.append(asyncio.create_task(_one(work, number)))
+    await asyncio.gather(*sending)
+    work.outcome.seconds = time.monotonic() - begun
+
+
 async def _paced(work: Work) -> None:
     """So many a second, whatever the answers: a mail whose time has come takes an idle session, or waits for one."""
     ready: asyncio.Queue[Session] = asyncio.Queue()
     sessions = [await _connect(work, ready.put_nowait) for _ in range(work.order.sessions)]
     begun = time.monotonic()
     for place in range(work.order.mails):
-        await asyncio.sleep(begun + place / work.order.per_second - time.monotonic())
+        work.outcome.due.append(begun + place / work.order.per_second)
+        await asyncio.sleep(work.outcome.due[place] - time.monotonic())
         number = work.take()
         assert number is not None
         (await ready.get()).send(number)
@@ -236,7 +266,10 @@ async def _paced(work: Work) -> None:
 async def carry_out(order: Order) -> Outcome:
     """Send what is ordered, in this process."""
     work = Work(order)
-    await (_paced(work) if order.per_second else _fresh(work) if order.fresh else _kept(work))
+    if order.per_second:
+        await (_arriving(work) if order.fresh else _paced(work))
+    else:
+        await (_fresh(work) if order.fresh else _kept(work))
     return work.outcome
 
 

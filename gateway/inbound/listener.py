@@ -25,10 +25,13 @@ log = structlog.get_logger(__name__)
 # listener: "inbound", "inbound_tls", "submission", "submission_tls", as named by whoever opened it
 OPEN = prometheus_client.Gauge("postroom_smtp_connections_open", "SMTP connections open now", ["listener"])
 # outcome: "taken", "full" (all of them), "full_address" (the client's own), "draining", "unnamed" (by a proxy that said
-# nothing of its client)
+# nothing of its client), "made_room" (taken before, and sent away for another)
 ARRIVED = prometheus_client.Counter("postroom_smtp_connections", "SMTP connections made", ["listener", "outcome"])
 
 FULL = "421 4.7.0 Too many connections, try again later"
+MAKE_ROOM = "421 4.7.0 Idle while others wait, closing"
+IDLE_FLOOR = 5.0  # seconds of silence; where all places are taken, who is silent for longer may have to go
+LOOKS = 20  # sessions that are looked at for such a one
 FULL_ADDRESS = "421 4.7.0 Too many connections from your address, try again later"
 
 
@@ -83,6 +86,10 @@ class Listener:
     def __init__(self, service: protocol.Service, connections: int, connections_per_address: int) -> None:
         self.service = service
         self.sessions: set[protocol.InboundSMTP] = set()
+        self._eldest: collections.deque[protocol.InboundSMTP] = (
+            collections.deque()
+        )  # sessions, perhaps over, to look at
+        self._dismissed: set[protocol.InboundSMTP] = set()  # sessions that have a few seconds to hear why
         self._connections = connections
         self._per_address = connections_per_address
         self._from: collections.Counter[str] = collections.Counter()  # sessions by client network; no zeros
@@ -153,11 +160,27 @@ class Listener:
         """The reply that turns the connection away, or None where it is counted in."""
         if self.service.draining:
             return self._outcome("draining", protocol.SHUTTING_DOWN)
-        if len(self.sessions) >= self._connections:
+        if len(self.sessions) - len(self._dismissed) >= self._connections and not self._make_room(session.remote_ip):
             return self._outcome("full", FULL)
         self.sessions.add(session)
         self._open.inc()
         return None
+
+    def _make_room(self, address: str) -> bool:
+        """Sends somebody away who has been silent for long: a flood of silent connections keeps nobody out for long.
+        Looks at a few of the sessions each time, in turns; not for an address that has its share already."""
+        if not self.service.proxies and self._from[_network(address)] >= self._per_address:
+            return False
+        for _ in range(LOOKS):
+            if not self._eldest:
+                self._eldest.extend(self.sessions)
+            one = self._eldest.popleft()
+            if one in self.sessions and one not in self._dismissed and one.silent_for() > IDLE_FLOOR:
+                self._outcome("made_room", None)
+                self._dismissed.add(one)
+                one.dismiss(MAKE_ROOM)
+                return True
+        return False
 
     def _identify(self, session: protocol.InboundSMTP) -> str | None:
         """The same, now that it is known whose connection it is. Those that are turned away depart."""
@@ -181,6 +204,7 @@ class Listener:
             if not self._from[network]:
                 del self._from[network]
         self.sessions.discard(session)
+        self._dismissed.discard(session)
         self._open.dec()
         self._changed.set()
 

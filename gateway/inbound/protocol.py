@@ -620,6 +620,17 @@ class InboundSMTP(smtp.SMTP):
         elif self._phase is Phase.COMMAND:
             self._reader.interrupt(Goodbye(SHUTTING_DOWN))
 
+    def silent_for(self) -> float:
+        """Seconds since the session has waited for a command; 0 where it waits for something else, or is over."""
+        return self.loop.time() - self._waiting_since if self._phase is Phase.COMMAND else 0.0
+
+    def dismiss(self, reply: str) -> None:
+        """Ends a session that waits for a command."""
+        if self._paused:  # it would not read the reply either
+            self.abort()
+        else:
+            self._reader.interrupt(Goodbye(reply))
+
     def abort(self) -> None:
         """Cuts the connection; a delivery under way goes on."""
         if self.transport is not None:

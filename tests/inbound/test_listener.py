@@ -43,6 +43,24 @@ async def test_connections_over_the_cap_are_turned_away_until_one_goes() -> None
         await (await port.connect()).greet()
 
 
+async def test_who_is_silent_for_long_makes_room_for_somebody_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `_make_room` giving False always, this failed: the newcomer heard 421."""
+    monkeypatch.setattr(listener, "IDLE_FLOOR", 0.0)
+    tray = Tray()
+    async with listening(tray, settings={"smtp_max_connections": 2, "smtp_max_connections_per_address": 2}) as port:
+        silent, writing = [await port.connect() for _ in range(2)]
+        await silent.greet()
+        await writing.begin_data()
+        same = await port.connect()  # its address has its share: nobody goes for it
+        await same.expect("421 4.7.0 Too many connections,")
+        await same.ended()
+        await (await port.connect("127.0.0.2")).greet()
+        await silent.expect("421 4.7.0 Idle while others wait")
+        await silent.ended()
+        await writing.talk((b"text\r\n.\r\n", "250"))
+    assert len(tray.messages) == 1
+
+
 async def test_one_address_does_not_take_every_place() -> None:
     async with listening(Tray(), settings={"smtp_max_connections_per_address": 2}) as port:
         peers = [await port.connect() for _ in range(3)]
