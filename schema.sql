@@ -18,8 +18,11 @@ create table accounts (
   id uuid primary key,
   name text not null,                                 -- for people; not unique
   is_void boolean not null default false,             -- one of the 16 that mail for nobody is stored into and removed from
-  created_at timestamptz not null default now()
+  created_at timestamptz not null default now(),
+  suspended_at timestamptz,                           -- null = at work; else its keys open nothing, its mail waits
+  deleted_at timestamptz                              -- null = not deleted; suspended as well, and its rows go in slices
 );
+create index accounts_suspended on accounts (id) where suspended_at is not null; -- looks leave out what is theirs
 create index accounts_void on accounts (id) where is_void; -- reclaim walks the void accounts
 
 create table api_keys (
@@ -31,8 +34,10 @@ create table api_keys (
   expires_at timestamptz,                             -- null = never
   revoked_at timestamptz,                             -- null = in use
   created_at timestamptz not null default now(),
+  last_used_at timestamptz,                           -- to a minute; null = never, or not since this is written down
   primary key (account_id, id)
 );
+create index api_keys_revoked on api_keys (revoked_at) where revoked_at is not null; -- the longest revoked are forgotten
 
 create table credentials (                            -- look-up: whose is this bearer token?
   hash bytea primary key,                             -- SHA-256 of the token; the token is stored nowhere

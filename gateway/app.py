@@ -96,8 +96,8 @@ class Sockets(WebSocketsSansIOProtocol):
 
 def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
     """Every route there is."""
-    hops = gateway.settings.forwarded_hops
-    authenticate = access.Access(gateway.callers, gateway.limiter, forwarded_hops=hops)
+    trusted = gateway.settings.trusted_proxies
+    authenticate = access.Access(gateway.callers, gateway.limiter, trusted)
     paths = Paths(gateway)
     streams = events.Events(gateway, paths, authenticate)
     rooms: list[Any] = [
@@ -120,7 +120,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         account.Keys(gateway),
     ]
     operations = [operation for room in rooms for operation in room.operations()]
-    described = api.Api(operations, authenticate=authenticate, prefix=PREFIX, trusted=gateway.settings.trusted_proxies)
+    described = api.Api(operations, authenticate=authenticate, prefix=PREFIX, trusted=trusted)
     document = openapi.encoded(openapi.document(described, title="Postroom", version=__version__))
     return [
         *streams.routes(PREFIX),

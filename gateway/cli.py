@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -33,7 +34,10 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="API keys of an account.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(keys_app, name="keys")
+accounts_app = typer.Typer(help="Accounts (tenants).", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(accounts_app, name="accounts")
 
+NameOrId = Annotated[str, typer.Argument(help="The account's name or id, as `accounts list` shows them")]
 AccountName = Annotated[str, typer.Option("--account", help="The account's name")]
 
 
@@ -208,23 +212,38 @@ def create_key(
         list[str] | None, typer.Option(help="mailboxes, send, inbound, read or admin; may be repeated")
     ] = None,
     account: AccountName = "default",
+    domain: Annotated[list[str] | None, typer.Option(help="Only for this domain; may be repeated  [all]")] = None,
+    expires: Annotated[
+        str, typer.Option(help="When it ends: an RFC 3339 time, or from now on, such as 12h or 90d  [never]")
+    ] = "",
 ) -> None:
     """Make a key and print it: it is shown here and never again. An account that is not there is made."""
     from gateway import keys, settings, tokens  # noqa: PLC0415 - see the module's docstring
 
     keyring = tokens.keyring(settings.load())
     scopes = scope or ["mailboxes", "send", "read"]
-    typer.echo(asyncio.run(keys.issue(_database_url(), keyring, account=account, name=name, scopes=scopes)))
+    issuing = keys.issue(
+        _database_url(),
+        keyring,
+        account=account,
+        name=name,
+        scopes=scopes,
+        domains=domain or (),
+        expires_at=_end(expires) if expires else None,
+    )
+    typer.echo(asyncio.run(issuing))
 
 
 @keys_app.command("list")
 def list_keys(account: AccountName = "default") -> None:
-    """List an account's keys: id, scopes, expiry, name."""
+    """List an account's keys: id, scopes, domains, expiry, last use, name."""
     from gateway import keys  # noqa: PLC0415 - see the module's docstring
 
     for key in asyncio.run(keys.listing(_database_url(), account=account)):
         expires = f"{key.expires_at:%Y-%m-%dT%H:%M:%SZ}" if key.expires_at else "never expires"
-        typer.echo(f"{key.id}  {','.join(key.scopes)}  {expires}  {key.name}")
+        used = f"used {key.last_used_at:%Y-%m-%dT%H:%MZ}" if key.last_used_at else "never used"
+        domains = ",".join(key.domains) or "all domains"
+        typer.echo(f"{key.id}  {','.join(key.scopes)}  {domains}  {expires}  {used}  {key.name}")
 
 
 @keys_app.command("revoke")
@@ -249,6 +268,54 @@ def reseal_keys() -> None:
         typer.echo(f"unreadable  {selector}._domainkey.{domain}")
     typer.echo(f"{done.resealed} encrypted anew, {done.current} were already, {len(done.unreadable)} unreadable")
     raise typer.Exit(1 if done.unreadable else 0)
+
+
+@accounts_app.command("create")
+def create_account(name: Annotated[str, typer.Argument(help="What it is called")]) -> None:
+    """Make an account and print its id. Its first key: postroom keys create NAME --account …"""
+    from gateway import keys  # noqa: PLC0415 - see the module's docstring
+
+    typer.echo(asyncio.run(keys.open_account(_database_url(), name=name)))
+
+
+@accounts_app.command("list")
+def list_accounts() -> None:
+    """List all accounts, oldest first: id, state, since when, name."""
+    from gateway import keys  # noqa: PLC0415 - see the module's docstring
+
+    for account in asyncio.run(keys.all_accounts(_database_url())):
+        since = account.deleted_at or account.suspended_at or account.created_at
+        typer.echo(f"{account.id}  {account.state:<9}  {since:%Y-%m-%dT%H:%M:%SZ}  {account.name}")
+
+
+@accounts_app.command("suspend")
+def suspend_account(account: NameOrId) -> None:
+    """Stop an account: its keys open nothing, what it has to send waits, mail for its domains is put off."""
+    from gateway import keys  # noqa: PLC0415 - see the module's docstring
+
+    done = asyncio.run(keys.suspend(_database_url(), account=account))
+    typer.echo("suspended" if done else "was suspended already")
+
+
+@accounts_app.command("resume")
+def resume_account(account: NameOrId) -> None:
+    """Let a suspended account go on."""
+    from gateway import keys  # noqa: PLC0415 - see the module's docstring
+
+    typer.echo("resumed" if asyncio.run(keys.resume(_database_url(), account=account)) else "was not suspended")
+
+
+@accounts_app.command("delete")
+def delete_account(
+    account: NameOrId, *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant")] = False
+) -> None:
+    """Delete an account with all that it has, for good. The worker removes its rows within minutes."""
+    from gateway import keys  # noqa: PLC0415 - see the module's docstring
+
+    if not yes:
+        typer.confirm(f"Delete {account!r} with all of its mail?", abort=True)
+    asyncio.run(keys.delete(_database_url(), account=account))
+    typer.echo("deleted")
 
 
 def main() -> None:
@@ -278,6 +345,17 @@ def _changed(event: events.Event) -> str:
     who = actor.get("id") or actor.get("type") or "postroom"
     said = json.dumps(about, separators=(",", ":"))
     return f"{event.created_at:%Y-%m-%dT%H:%M:%SZ}  {event.type:<20}  {who:<36}  {address or '-':<15}  {said}"
+
+
+def _end(text: str) -> datetime:
+    """An RFC 3339 time, or so many minutes, hours or days from now."""
+    from gateway import models  # noqa: PLC0415 - see the module's docstring
+
+    unit = {"m": "minutes", "h": "hours", "d": "days"}.get(text[-1])
+    try:
+        return datetime.now(UTC) + timedelta(**{unit: int(text[:-1])}) if unit else models.time_of(text)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(f"--expires {text}: not an RFC 3339 time, nor one from now on such as 90d") from None
 
 
 def _coloured(word: str, state: str) -> str:

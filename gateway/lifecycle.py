@@ -27,6 +27,7 @@ from gateway.inbound.rendering import Rendering
 from gateway.inbound.submission import Submissions
 from gateway.mail import verp
 from gateway.notify import nudges, rates
+from gateway.notify.admission import Admission
 from gateway.notify.live import Live
 from gateway.outbound import rules, unsubscribe
 from gateway.outbound.providers.contract import Outgoing
@@ -86,6 +87,7 @@ class Gateway:
         self.judging = Judging(self.database, settings, self.resolver, self.pace, told=self.tell)
         self.outbox = Outbox(self.database, settings, told=self.tell, due=self.nudge_deliveries)
         self.callers = Callers(self.database)
+        self.admission = Admission(self.database, self.callers)
         self.rates = rates.Rates(
             settings.redis_url,
             processes=settings.web_concurrency,
@@ -210,6 +212,8 @@ async def opened(settings: Settings, *, fetch: signatures.Fetch | None = None) -
         stack.push_async_callback(gateway.rendering.close)
         gateway.live.open()
         stack.push_async_callback(gateway.live.close)
+        gateway.admission.open()
+        stack.push_async_callback(gateway.admission.close)
         stack.push_async_callback(_end, asyncio.create_task(gateway.listen()))
         stack.push_async_callback(_end, asyncio.create_task(gateway.database.keep_time()))
         stack.push_async_callback(_end, asyncio.create_task(gateway.judging.keep_letting_go()))

@@ -219,18 +219,21 @@ class Settings(BaseSettings):
         2000, ge=0, description="Requests a second of one account, by all its keys and tokens; more hear 429; 0 = any"
     )
     account_rate_limit_burst: int = Field(4000, ge=1, description="Requests of one account that may come at once")
+    max_api_keys: int = Field(1000, ge=0, description="API keys in use of one account; more hear 429; 0 = any")
+    max_domains: int = Field(1000, ge=0, description="Domains that one account claims; more hear 429; 0 = any")
+    max_webhooks: int = Field(1000, ge=0, description="Webhooks of one account; more hear 429; 0 = any")
+    max_templates: int = Field(10_000, ge=0, description="Templates of one account; more hear 429; 0 = any")
+    max_suppressions: int = Field(
+        1_000_000,
+        ge=0,
+        description="Suppressions that one account lists or imports; more hear 429, but bounces and readers list on; "
+        "0 = any",
+    )
     auth_failures_per_minute: int = Field(
         120,
         ge=0,
         description="Failed authentications of one client address in a minute, by HTTP and SMTP; then 429 (421) for "
         "keys not seen before; 0 = any",
-    )
-    forwarded_hops: int = Field(
-        0,
-        ge=0,
-        le=10,
-        description="Proxies in front of HTTP: the client's address is the one that many from the end of "
-        "X-Forwarded-For (Heroku: 1); 0 = that of the connection",
     )
 
     # Operating

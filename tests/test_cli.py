@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from typer import testing
 
-from gateway import settings, tokens
+from gateway import cli, settings, tokens
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +87,45 @@ async def test_keys_are_made_listed_and_revoked(dsn: str) -> None:
     assert postroom("keys", "revoke", key_id, "--account", "other", DATABASE_URL=dsn).returncode == 1
     assert postroom("keys", "revoke", key_id, "--account", "a", DATABASE_URL=dsn).stdout == "revoked\n"
     assert postroom("keys", "list", "--account", "a", DATABASE_URL=dsn).stdout == ""
+
+
+async def test_accounts_are_made_listed_suspended_resumed_and_deleted(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: each command of one that is started takes a second."""
+    monkeypatch.setenv("DATABASE_URL", dsn)
+    monkeypatch.setenv("SECRET_KEY", SECRET_KEY)
+    runner = testing.CliRunner()
+
+    async def said(*arguments: str) -> str:
+        result = await asyncio.to_thread(runner.invoke, cli.app, arguments)
+        return result.stdout or str(result.exception)
+
+    first, second, twin = [(await said("accounts", "create", name)).strip() for name in ("first", "second", "twin")]
+    assert "already" in await said("accounts", "create", "second")
+    made = await said(
+        "keys", "create", "k", "--account", "second", "--domain", "B\u00dcCHER.example", "--expires", "90d"
+    )
+    assert tokens.looks_like_key(made.strip())
+    assert "not a domain" in await said("keys", "create", "k", "--account", "second", "--domain", "a b")
+    assert "--expires soon" in await said("keys", "create", "k", "--account", "second", "--expires", "soon")
+    listed = await said("keys", "list", "--account", "second")
+    in_90_days = datetime.now(UTC) + timedelta(days=90)
+    assert re.search(rf"  xn--bcher-kva.example  {in_90_days:%Y-%m-%d}T\S+  never used  k$", listed.strip()), listed
+    assert await said("accounts", "suspend", "second") == "suspended\n"
+    assert await said("accounts", "suspend", second) == "was suspended already\n"
+    states = [line.split()[1] for line in (await said("accounts", "list")).splitlines()]
+    assert states == ["active", "suspended", "active"]
+    assert await said("accounts", "resume", second) == "resumed\n"
+    assert await said("accounts", "resume", "second") == "was not suspended\n"
+    assert "cannot be deleted" in await said("accounts", "delete", first, "--yes")
+    assert "Delete 'twin'" in await said("accounts", "delete", "twin")  # nobody says yes
+    assert await said("accounts", "delete", "twin", "--yes") == "deleted\n"
+    assert "no account 'twin'" in await said("accounts", "suspend", "twin")
+    assert "no account" in await said("accounts", "delete", "00000000-0000-7000-8000-000000000000", "--yes")  # the void
+    [line] = [line for line in (await said("accounts", "list")).splitlines() if twin in line]
+    assert line.split()[1] == "deleted"
+    assert '"status":"suspended"' in await said("audit", "--account", "second")
 
 
 async def test_keys_reseal_tells_what_it_did(dsn: str) -> None:

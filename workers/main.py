@@ -44,6 +44,7 @@ UNREAD_SECONDS = 30.0  # between looks for mail that no nudge told of
 UNREAD_SECONDS_ALONE = 1.0  # the same without Redis
 COUNTING_ACCOUNTS = 2  # counted at once
 COUNTING_SECONDS = 1.0  # between counts of an account whose log grows
+REVOKED_SECONDS = 2_592_000.0  # how long a revoked key is remembered
 UNREAD_SHARE = 0.05  # of the time that looking may take
 
 
@@ -183,6 +184,8 @@ class Work:
         yield forget(housekeeping.forget_callbacks, database, settings.feedback_retention_seconds)
         yield forget(housekeeping.forget_handed_over, database, settings.feedback_retention_seconds)
         yield forget(housekeeping.forget_suppressions, database)
+        yield forget(housekeeping.forget_revoked, database, REVOKED_SECONDS)
+        yield forget(housekeeping.close_accounts, database)
         if settings.email_retention_seconds:
             yield forget(housekeeping.forget_emails, database, settings.email_retention_seconds)
         if settings.attempt_retention_seconds:

@@ -185,6 +185,8 @@ class Placer:
 
     async def _room(self, connection: db.Connection, account_id: UUID) -> int:
         """How many mailboxes more the account may have."""
+        if await accounts.is_suspended(connection, account_id):
+            return 0
         limit = self._settings.max_mailboxes
         return limit - await quotas.live_mailboxes(connection, account_id, limit) if limit else UNBOUNDED
 

@@ -44,6 +44,7 @@ BATCH = prometheus_client.Histogram(
 RELAYING_DENIED: Final = "550 5.7.1 Relaying denied"
 NO_SUCH_MAILBOX: Final = "550 5.1.1 No such mailbox"
 BAD_ADDRESS: Final = "501 5.1.3 Bad recipient address syntax"
+SUSPENDED = "451 4.2.1 Mail for this domain is not taken for the moment, try again later"
 OVER_QUOTA: Final = "452 4.2.2 Over quota, try again later"
 TRY_AGAIN: Final = "451 4.3.0 Try again later"
 LOOPS: Final = f"554 5.4.6 The message goes in circles: it has more than {header.MAX_HOPS} Received fields"
@@ -101,6 +102,8 @@ class Reception:
         return await self._territory.find(domain)
 
     async def _refusal(self, recipient: Recipient, ground: Ground) -> str | None:
+        if ground.is_suspended:
+            return SUSPENDED
         if ground.owner is not None and await self._allowance.is_spent(ground.owner):
             return OVER_QUOTA
         if ground.unknown_recipients == "reject" and not ground.catch_all and not await self._lives(recipient, ground):

@@ -43,7 +43,7 @@ from gateway.storage.callers import Callers
 log = structlog.get_logger(__name__)
 
 # outcome: "accepted", "failed" (no such key), "restricted" (a key that may not send), "shut_out" (too many failed from
-# this address), "unavailable"
+# this address), "suspended" (the account is), "unavailable"
 AUTHENTICATED = prometheus_client.Counter("postroom_submission_authentications", "Attempts to log in", ["outcome"])
 
 ENDPOINT: Final = "SMTP submission"  # what idempotency keys given here belong to
@@ -64,6 +64,7 @@ NO_SUCH_KEY: Final = "535 5.7.8 The password must be a valid API key"
 MAY_NOT_SEND: Final = "535 5.7.8 This API key lacks the scope send"
 CANNOT_TELL: Final = "454 4.7.0 Temporary authentication failure, try again later"
 SHUT_OUT: Final = "421 4.7.0 Too many failed authentications from your address, try again later"
+SUSPENDED: Final = "454 4.7.0 The account is suspended"
 TOO_FAST: Final = "450 4.7.1 Too many messages, slow down and try again"
 TOO_MANY_FAILURES: Final = "421 4.7.0 Too many failed authentications, closing"
 BAD_RECIPIENT: Final = "501 5.1.3 Bad recipient address syntax"
@@ -189,6 +190,8 @@ class SubmissionSMTP(protocol.InboundSMTP):
         except errors.InvalidApiKey:
             self._key = None
             raise Refused(LOG_IN) from None
+        except errors.RestrictedApiKey:
+            raise Refused(SUSPENDED) from None
         except errors.Unavailable:
             raise Refused(protocol.FAILED) from None
         return caller
@@ -249,6 +252,9 @@ class SubmissionSMTP(protocol.InboundSMTP):
             self._desk.limiter.failed(self.remote_ip)
             self._fail(NO_SUCH_KEY, "failed")
             return
+        except errors.RestrictedApiKey:
+            AUTHENTICATED.labels("suspended").inc()
+            raise Refused(SUSPENDED) from None
         except errors.Unavailable:
             AUTHENTICATED.labels("unavailable").inc()
             raise Refused(CANNOT_TELL) from None

@@ -31,6 +31,7 @@ class Ground:
     owner: UUID | None  # account; None = everybody's
     unknown_recipients: str  # drop, reject, create
     catch_all: UUID | None  # mailbox that takes what nobody else does; None = none
+    is_suspended: bool = False  # its owner is: mail is put off
 
 
 class Territory:
@@ -67,7 +68,12 @@ class Territory:
                 return self._returns if holder is not None and holder[0] == above else self._elsewhere
         if owned is None:
             return self._elsewhere
-        return Ground(owner=owned.account_id, unknown_recipients=owned.unknown_recipients, catch_all=owned.catch_all)
+        return Ground(
+            owner=owned.account_id,
+            unknown_recipients=owned.unknown_recipients,
+            catch_all=owned.catch_all,
+            is_suspended=owned.is_suspended,
+        )
 
     def _remember(self, domain: str, ground: Ground | None) -> None:
         self._remembered[domain] = (time.monotonic() + BELIEVED_SECONDS, ground)

@@ -247,7 +247,10 @@ class Outbox:
         wanted = submission.recipient_count
         if waiting + wanted > most:
             self._waiting[account_id] = (until, waiting)
-            raise errors.QuotaExceeded(f"{waiting} recipients wait to be sent to; at most {most} may.", retry_after=5)
+            raise errors.QuotaExceeded(
+                f"{waiting} recipients wait to be sent to; at most {most} may (MAX_QUEUED): try again later.",
+                retry_after=5,
+            )
         self._waiting[account_id] = (until, waiting + wanted)
 
     def _give_room_back(self, submission: Submission) -> None:

@@ -30,6 +30,7 @@ class Key:
     expires_at: datetime | None  # None = never
     revoked_at: datetime | None  # None = in use
     created_at: datetime
+    last_used_at: datetime | None  # to a minute; None = never
 
     @classmethod
     def from_row(cls, row: Record) -> Key:
@@ -44,6 +45,39 @@ class Credential:
     account_id: UUID
     kind: str  # "key" or "mailbox"
     object_id: UUID  # the API key's or the mailbox's id
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """Whom a bearer token lets in."""
+
+    account_id: UUID
+    key_id: UUID | None  # None for a mailbox's token
+    mailbox_id: UUID | None  # None for a key
+    scopes: tuple[str, ...]  # none for a mailbox's token
+    domains: tuple[str, ...]  # sender domains it may use; empty = all
+    is_suspended: bool  # its account is: it is known, and opens nothing
+
+    @classmethod
+    def from_row(cls, row: Record) -> Holder:
+        values = dict(row)
+        return cls(**{**values, "scopes": tuple(values["scopes"] or ()), "domains": tuple(values["domains"] or ())})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Account:
+    """An account, as an operator sees it."""
+
+    id: UUID
+    name: str
+    created_at: datetime
+    suspended_at: datetime | None  # None = at work
+    deleted_at: datetime | None  # None = not deleted; else its rows are going
+
+    @property
+    def state(self) -> str:
+        """active, suspended or deleted."""
+        return "deleted" if self.deleted_at else "suspended" if self.suspended_at else "active"
 
 
 async def create(connection: db.Connection, name: str) -> UUID:
@@ -63,6 +97,39 @@ async def first(connection: db.Connection) -> UUID | None:
 async def by_name(connection: db.Connection, name: str) -> UUID | None:
     row = await sql.by_name.row(connection, name=name)
     return row["id"] if row else None
+
+
+async def named(connection: db.Connection, name: str, id: UUID | None) -> list[Account]:
+    """Those that are meant by a name or by an id, at most two."""
+    return [Account(**dict(row)) for row in await sql.named.fetch(connection, name=name, id=id)]
+
+
+async def accounts_after(connection: db.Connection, after: UUID | None, limit: int) -> list[Account]:
+    """All but the void, oldest first, those that are being deleted among them."""
+    return [Account(**dict(row)) for row in await sql.list.fetch(connection, after=after, limit=limit)]
+
+
+async def suspend(connection: db.Connection, account_id: UUID) -> bool:
+    """Its keys open nothing, its mail waits; False = it was suspended already."""
+    return await sql.suspend.run(connection, id=account_id) > 0
+
+
+async def resume(connection: db.Connection, account_id: UUID) -> bool:
+    """It is at work again, and what waited has not waited for that; False = it was not suspended. In a transaction."""
+    if not await sql.resume.run(connection, id=account_id):
+        return False
+    await sql.wait_anew.run(connection, account_id=account_id)
+    return True
+
+
+async def mark_deleted(connection: db.Connection, account_id: UUID) -> bool:
+    """It is worth nothing from now on; gateway.storage.closing removes what it has. False for the first account, which
+    mail for nobody belongs to, and where there is none."""
+    return await sql.mark_deleted.run(connection, id=account_id) > 0
+
+
+async def is_suspended(connection: db.Connection, account_id: UUID) -> bool:
+    return bool(await sql.is_suspended.value(connection, id=account_id))
 
 
 async def voids(connection: db.Connection) -> list[UUID]:
@@ -111,10 +178,22 @@ async def credential(connection: db.Connection, hash: bytes) -> Credential | Non
     return Credential(**dict(row)) if row else None
 
 
-async def usable_key(connection: db.Connection, account_id: UUID, key_id: UUID) -> Key | None:
-    """The key, unless it is revoked or has expired."""
-    row = await sql.usable_key.row(connection, account_id=account_id, id=key_id)
-    return Key.from_row(row) if row else None
+async def holder(connection: db.Connection, hash: bytes) -> Holder | None:
+    """Whose the token of this hash is; None where it is nobody's, revoked, expired, or its account is deleted."""
+    row = await sql.holder.row(connection, hash=hash)
+    return Holder.from_row(row) if row else None
+
+
+async def standing(connection: db.Connection, holders: Sequence[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
+    """Which of these, accounts with their keys and mailboxes, are still let in by their tokens."""
+    columns = {"account_ids": [account_id for account_id, _ in holders], "object_ids": [id for _, id in holders]}
+    return {(row["account_id"], row["object_id"]) for row in await sql.standing.fetch(connection, **columns)}
+
+
+async def note_used(connection: db.Connection, keys: Sequence[tuple[UUID, UUID]], seconds: float) -> None:
+    """These keys, with their accounts, were used now; written where it was not within so many seconds."""
+    columns = {"account_ids": [account_id for account_id, _ in keys], "ids": [id for _, id in keys]}
+    await sql.used.run(connection, seconds=seconds, **columns)
 
 
 async def key(connection: db.Connection, account_id: UUID, key_id: UUID) -> Key | None:
@@ -126,6 +205,16 @@ async def keys(connection: db.Connection, account_id: UUID, *, before: UUID | No
     """Keys in use or expired, newest first, older than `before`."""
     rows = await sql.keys.fetch(connection, account_id=account_id, before=before, limit=limit)
     return [Key.from_row(row) for row in rows]
+
+
+async def rename_key(connection: db.Connection, account_id: UUID, key_id: UUID, name: str) -> bool:
+    """Whether there was such a key in use."""
+    return await sql.rename.run(connection, account_id=account_id, id=key_id, name=name) > 0
+
+
+async def forget_keys(connection: db.Connection, before: datetime, limit: int) -> int:
+    """Remove one slice of the keys that were revoked before; how many."""
+    return await sql.forget_keys.run(connection, before=before, limit=limit)
 
 
 async def revoke_key(connection: db.Connection, account_id: UUID, key_id: UUID) -> bool:

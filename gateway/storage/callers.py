@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Final
+from uuid import UUID
 
 from gateway import tokens
-from gateway.errors import InvalidApiKey
+from gateway.errors import InvalidApiKey, RestrictedApiKey
 from gateway.models import Caller
 from gateway.storage import accounts, db
 
 BELIEVED_SECONDS: Final = 1.0
 REMEMBERED: Final = 10_000  # callers; over it all are forgotten
+USED_SECONDS: Final = 60.0  # between two notes that a key is used
+SUSPENDED: Final = "The account is suspended."
 
 
 class Callers:
@@ -25,11 +28,14 @@ class Callers:
 
     def __init__(self, database: db.Database) -> None:
         self._database = database
-        self._known: dict[bytes, tuple[float, Caller]] = {}  # by the token's hash; until when, on the monotonic clock
-        self._looking: dict[bytes, asyncio.Task[Caller]] = {}  # look-ups under way
+        # By the token's hash: until when that is believed, on the monotonic clock, and who it is; None = suspended.
+        self._known: dict[bytes, tuple[float, Caller | None]] = {}
+        self._looking: dict[bytes, asyncio.Task[Caller | None]] = {}  # look-ups under way
+        self._used: set[tuple[UUID, UUID]] = set()  # accounts and keys, since the last note
+        self._noted: dict[tuple[UUID, UUID], float] = {}  # until when they need no other note
 
     async def of(self, token: str) -> Caller:
-        """Whose token it is. Raises InvalidApiKey, Unavailable."""
+        """Whose token it is. Raises InvalidApiKey, RestrictedApiKey (its account is suspended), Unavailable."""
         hashed = tokens.hash_token(token)
         if hashed not in self._known and not tokens.looks_like_key(token):
             raise InvalidApiKey
@@ -40,16 +46,16 @@ class Callers:
         return tokens.hash_token(token) in self._known
 
     async def holding(self, hashed: bytes) -> Caller:
-        """Whose the token of this hash is, for who has seen it before. Raises InvalidApiKey, Unavailable."""
+        """Whose the token of this hash is, for who has seen it before. Raises like `of`."""
         until, caller = self._known.get(hashed, (0.0, None))
-        if caller is not None and time.monotonic() < until:
-            return caller
+        if time.monotonic() < until:
+            return _let_in(caller)
         looking = self._looking.get(hashed)
         if looking is None:
             looking = self._looking[hashed] = asyncio.create_task(self._learn(hashed))
-        return await asyncio.shield(looking)  # one who hangs up takes nobody else's answer along
+        return _let_in(await asyncio.shield(looking))  # one who hangs up takes nobody else's answer along
 
-    async def _learn(self, hashed: bytes) -> Caller:
+    async def _learn(self, hashed: bytes) -> Caller | None:
         try:
             caller = await self._look_up(hashed)
         except InvalidApiKey:
@@ -62,15 +68,38 @@ class Callers:
         self._known[hashed] = (time.monotonic() + BELIEVED_SECONDS, caller)
         return caller
 
-    async def _look_up(self, hashed: bytes) -> Caller:
+    async def _look_up(self, hashed: bytes) -> Caller | None:
         async with self._database.connection() as connection:
-            credential = await accounts.credential(connection, hashed)
-            if credential is None:
-                raise InvalidApiKey
-            if credential.kind == "mailbox":
-                return Caller(account_id=credential.account_id, mailbox_id=credential.object_id)
-            key = await accounts.usable_key(connection, credential.account_id, credential.object_id)
-        if key is None:
+            holder = await accounts.holder(connection, hashed)
+        if holder is None:
             raise InvalidApiKey
-        scopes = frozenset(key.scopes)
-        return Caller(account_id=credential.account_id, key_id=key.id, scopes=scopes, domains=key.domains)
+        if holder.is_suspended:
+            return None
+        if holder.key_id is not None:
+            self._used.add((holder.account_id, holder.key_id))
+        return Caller(
+            account_id=holder.account_id,
+            key_id=holder.key_id,
+            mailbox_id=holder.mailbox_id,
+            scopes=frozenset(holder.scopes),
+            domains=holder.domains,
+        )
+
+    async def note_used(self) -> None:
+        """Write down which keys were used since the last note, each once in USED_SECONDS. Raises Unavailable."""
+        used, self._used = self._used, set()
+        now = time.monotonic()
+        due = sorted(key for key in used if self._noted.get(key, 0.0) <= now)
+        if not due:
+            return
+        if len(self._noted) >= REMEMBERED:
+            self._noted.clear()
+        async with self._database.connection() as connection:
+            await accounts.note_used(connection, due, USED_SECONDS)
+        self._noted.update(dict.fromkeys(due, now + USED_SECONDS))
+
+
+def _let_in(caller: Caller | None) -> Caller:
+    if caller is None:
+        raise RestrictedApiKey(SUSPENDED)
+    return caller

@@ -33,6 +33,7 @@ class Owned:
     account_id: UUID
     unknown_recipients: str  # drop, reject, create
     catch_all: UUID | None  # mailbox that takes what nobody else does
+    is_suspended: bool = False  # the account is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +80,7 @@ async def find(connection: db.Connection, name: str) -> Owned | None:
         account_id=row["account_id"],
         unknown_recipients=policy["unknown_recipients"] if policy else "drop",
         catch_all=policy["catch_all"] if policy else None,
+        is_suspended=row["is_suspended"],
     )
 
 

@@ -8,6 +8,7 @@ may run twice at once or die at any point: whatever is left is found again the n
     reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
     empty_void  removes mail that was dropped
     forget      removes old keys, callbacks, reports, suppressions, attempts, e-mails, statistics and beginnings of logs
+    close       removes accounts that were deleted
     abandon     gives up reports of mail that nobody knows of
 """
 
@@ -25,6 +26,7 @@ import structlog
 from gateway.storage import (
     accounts,
     callbacks,
+    closing,
     db,
     deliveries,
     emails,
@@ -41,7 +43,8 @@ from gateway.storage import (
 log = structlog.get_logger(__name__)
 
 # what: "mailbox" (expired), "late" (recipients told of), "reclaimed" (mailboxes), "message", "void", "event",
-# "callback", "handed_over", "idempotency_key", "suppression", "email", "attempt", "statistics"
+# "account" (rows of deleted ones), "api_key" (revoked), "callback", "handed_over", "idempotency_key", "suppression",
+# "email", "attempt", "statistics"
 SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping changed or removed", ["what"])
 
 EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
@@ -191,6 +194,30 @@ async def abandon_reports(database: db.Database, seconds: float) -> int:
 async def forget_keys(database: db.Database, seconds: float) -> int:
     """Remove idempotency keys older than `seconds`; how many."""
     return await _forget(database, idempotency.forget, seconds, what="idempotency_key")
+
+
+async def forget_revoked(database: db.Database, seconds: float) -> int:
+    """Remove API keys that were revoked more than `seconds` ago; how many."""
+    return await _forget(database, accounts.forget_keys, seconds, what="api_key")
+
+
+async def close_accounts(database: db.Database, grace: float = closing.GRACE_SECONDS) -> int:
+    """Remove what accounts have that were deleted more than `grace` seconds ago, and in a later round, when nothing was
+    left, themselves; how many rows there were."""
+    async with database.connection() as connection:
+        due = await closing.due(connection, ACCOUNTS, grace)
+    removed = 0
+    for account_id in due:
+        async with database.connection() as connection:
+            if await closing.is_in_hand(connection, account_id):
+                continue
+        count = await closing.empty(database, account_id)
+        if not count:
+            await closing.remove(database, account_id)
+            log.info("account removed", account_id=str(account_id))
+        removed += count
+    SWEPT.labels("account").inc(removed)
+    return removed
 
 
 async def forget_suppressions(database: db.Database) -> int:

@@ -7,7 +7,7 @@ nothing stored is ever removed to make room.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 from gateway.storage import db, events
@@ -15,6 +15,7 @@ from gateway.storage.sql import load
 
 sql = load("quotas")
 
+Kind = Literal["api_keys", "domains", "webhooks", "templates", "suppressions"]
 TOLD_SECONDS: Final = 3600.0  # between two events that say the same
 
 
@@ -37,6 +38,19 @@ async def exceeded(connection: db.Connection, account_id: UUID, quota: str, limi
     if await sql.due.value(connection, account_id=account_id, pause=TOLD_SECONDS) is None:
         return []
     return [events.NewEvent(type="quota.exceeded", data=events.encode({"quota": quota, "limit": limit}))]
+
+
+async def objects(connection: db.Connection, kind: Kind, account_id: UUID, limit: int) -> int:
+    """Objects of a kind that the account has, counted no further than to `limit`."""
+    query = {
+        "api_keys": sql.api_keys,
+        "domains": sql.domains,
+        "webhooks": sql.webhooks,
+        "templates": sql.templates,
+        "suppressions": sql.suppressions,
+    }[kind]
+    count: int = await query.value(connection, account_id=account_id, limit=limit)
+    return count
 
 
 async def live_mailboxes(connection: db.Connection, account_id: UUID, limit: int) -> int:

@@ -14,7 +14,7 @@ from gateway.errors import InvalidApiKey, MissingApiKey, RateLimitExceeded
 from gateway.models import Caller
 from gateway.notify.rates import Limiter
 from gateway.storage.callers import Callers
-from gateway.web import edge
+from gateway.web import edge, origins
 
 SUBPROTOCOL: Final = "postroom.v1"
 
@@ -22,10 +22,11 @@ SUBPROTOCOL: Final = "postroom.v1"
 class Access:
     """Authenticates requests."""
 
-    def __init__(self, callers: Callers, limiter: Limiter, *, forwarded_hops: int = 0) -> None:
+    def __init__(self, callers: Callers, limiter: Limiter, trusted: origins.Networks = ()) -> None:
+        """`trusted`: proxies that are believed who their client is."""
         self._callers = callers
         self._limiter = limiter
-        self._forwarded_hops = forwarded_hops
+        self._trusted = trusted
 
     async def __call__(self, request: HTTPConnection) -> Caller:
         """One request of the caller's, counted; what is left goes into the answer's headers.
@@ -41,7 +42,7 @@ class Access:
         return await self._callers.of(token)
 
     async def _stranger(self, token: str, request: HTTPConnection) -> Caller:
-        client = client_address(request, self._forwarded_hops)
+        client = origins.remote_ip(request.scope, self._trusted)
         if seconds := self._limiter.shut_out(client):
             raise RateLimitExceeded("Too many failed authentications from this address.", retry_after=seconds)
         try:
@@ -64,18 +65,6 @@ class Access:
             most = f"{standing.per_second:g} a second, {standing.limit} at once"
             whose = "key" if standing.name == "key" else "account"
             raise RateLimitExceeded(f"Too many requests for one {whose} ({most}).", retry_after=standing.retry_after)
-
-
-def client_address(request: HTTPConnection, forwarded_hops: int) -> str:
-    """Where the request comes from; empty where the server cannot tell.
-
-    X-Forwarded-For is believed for as many proxies as there are said to be: each adds at the end whom it heard it from.
-    """
-    peer = request.client.host if request.client else ""
-    if forwarded_hops:
-        listed = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
-        peer = listed[-forwarded_hops].strip() if len(listed) >= forwarded_hops and listed[0].strip() else peer
-    return peer
 
 
 def bearer(request: HTTPConnection) -> str:

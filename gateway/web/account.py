@@ -14,7 +14,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Scope, Time
 from gateway.storage import accounts, audit, db
-from gateway.web import api, once
+from gateway.web import api, once, room
 
 CREATE: Final = "POST /v1/api-keys"
 _cursors: Final[models.Cursor[tuple[UUID]]] = models.Cursor(tuple[UUID])
@@ -30,6 +30,12 @@ class NewKey(Input):
     expires_at: Time | None = None
 
 
+class KeyChanges(Input):
+    """What a key is called by; what it may do never changes."""
+
+    name: Name
+
+
 class Key(Output):
     """A key's description."""
 
@@ -39,6 +45,7 @@ class Key(Output):
     domains: list[str]
     expires_at: Time | None
     created_at: Time
+    last_used_at: Time | None = Field(description="To a minute; null = never")
 
 
 class CreatedKey(Key):
@@ -53,13 +60,16 @@ class Keys:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
+        self._room = room.Room("api_keys", gateway.settings)
 
     def operations(self) -> Sequence[api.Operation]:
         common: dict[str, Any] = {"scope": "admin", "tags": ["Keys"]}
+        making: dict[str, Any] = {"status": 201, "idempotent": True, "errors": [errors.QuotaExceeded]}
         return [
-            api.op("POST", "/api-keys", self.create, status=201, idempotent=True, returns=CreatedKey, **common),
+            api.op("POST", "/api-keys", self.create, returns=CreatedKey, **making, **common),
             api.op("GET", "/api-keys", self.list, **common),
             api.op("GET", "/api-keys/{id}", self.get, **common),
+            api.op("PATCH", "/api-keys/{id}", self.rename, **common),
             api.op("DELETE", "/api-keys/{id}", self.revoke, **common),
         ]
 
@@ -71,6 +81,7 @@ class Keys:
         key_id = uuid7()
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
+            await self._room.take(connection, caller.account_id)
             await accounts.create_key(
                 connection,
                 caller.account_id,
@@ -109,8 +120,15 @@ class Keys:
             raise errors.NotFound
         return _shown(key)
 
+    async def rename(self, caller: Caller, id: UUID, body: KeyChanges) -> Key:
+        """Call a key by another name."""
+        async with self._gateway.database.transaction() as connection:
+            if not await accounts.rename_key(connection, caller.account_id, id, body.name):
+                raise errors.NotFound
+        return await self.get(caller, id)
+
     async def revoke(self, caller: Caller, id: UUID, origin: Origin) -> None:
-        """The key is worth nothing any more, within a second."""
+        """The key is worth nothing any more, within a second; streams and waits that it opened end in two."""
         async with self._gateway.database.transaction() as connection:
             if not await accounts.revoke_key(connection, caller.account_id, id):
                 raise errors.NotFound
@@ -134,5 +152,6 @@ def _shown(key: accounts.Key) -> Key:
             "domains": list(key.domains),
             "expires_at": key.expires_at,
             "created_at": key.created_at,
+            "last_used_at": key.last_used_at,
         }
     )

@@ -176,7 +176,9 @@ class Bounces:
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
             if not await bounce_rules.create(connection, caller.account_id, rule_id, _stored(fields)):
-                raise errors.QuotaExceeded(f"An account has at most {bounce_rules.MOST} rules.", retry_after=3600)
+                raise errors.QuotaExceeded(
+                    f"An account has at most {bounce_rules.MOST} rules: delete some.", retry_after=60
+                )
             answer = (await self._read(connection, caller.account_id, rule_id)).model_dump(mode="json")
             await keep(answer)
             await audit.write(connection, caller.account_id, "bounce_rule.created", origin, id=rule_id, **fields)

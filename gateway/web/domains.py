@@ -16,7 +16,7 @@ from gateway.inbound import domains as claims
 from gateway.lifecycle import Gateway
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
 from gateway.storage import audit, db, dkim_keys, domains, mailboxes
-from gateway.web import api, once
+from gateway.web import api, once, room
 from gateway.web.paths import Paths
 
 CREATE: Final = "POST /v1/domains"
@@ -98,6 +98,7 @@ class Domains:
         self._gateway = gateway
         self._paths = paths
         self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
+        self._room = room.Room("domains", gateway.settings)
 
     def operations(self) -> Sequence[api.Operation]:
         changing: dict[str, Any] = {"scope": "admin", "tags": ["Domains"]}
@@ -110,7 +111,7 @@ class Domains:
                 status=201,
                 idempotent=True,
                 returns=Domain,
-                errors=[errors.InvalidState],
+                errors=[errors.InvalidState, errors.QuotaExceeded],
                 **changing,
             ),
             api.op("GET", "/domains", self.list, **reading),
@@ -132,6 +133,7 @@ class Domains:
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
             catch_all = await self._catch_all(caller, body.catch_all)
+            await self._room.take(connection, caller.account_id)
             made = await domains.create(
                 connection,
                 caller.account_id,

@@ -30,6 +30,7 @@ SCOPES: Final = frozenset({"mailboxes", "send", "read"})
 SCOPES_OF_MAILBOX: Final = frozenset({"mailboxes", "read"})
 OPEN: Final = {"mailboxes": ("mailbox.", "message."), "send": ("email.",)}  # what a key without `read` hears of
 COMMENT_SECONDS: Final = 15.0  # silence on an SSE stream, then a comment
+REVOKED: Final = 1008  # RFC 6455's "policy": the key or token is worth nothing any more
 CUT_OFF: Final = 1013  # RFC 6455's "try again later": resume by cursor
 GOING_AWAY: Final = 1012  # the server restarts
 CUT: Final = "postroom.cut"  # in the scope: closes with a code although the client does not read (gateway.app)
@@ -121,7 +122,8 @@ class Events:
     async def _answer(self, request: Request, caller: Caller, query: StreamQuery, wanted: events.Filter) -> Response:
         if "text/event-stream" in request.headers.get("accept", ""):
             return await self._sse(request, caller, query, wanted)
-        return await self._page(caller.account_id, query, wanted)
+        async with self._gateway.admission.required(caller):
+            return await self._page(caller.account_id, query, wanted)
 
     # Pages and long polls
 
@@ -164,14 +166,16 @@ class Events:
         cursor = await self._start(
             caller.account_id, query if last is None else query.model_copy(update={"after": last})
         )
-        stream = self._lines(caller.account_id, wanted, cursor)
+        stream = self._lines(caller, wanted, cursor)
         return StreamingResponse(stream, media_type="text/event-stream", headers=HEADERS)
 
-    async def _lines(self, account_id: UUID, wanted: events.Filter, cursor: int | None) -> AsyncIterator[bytes]:
+    async def _lines(self, caller: Caller, wanted: events.Filter, cursor: int | None) -> AsyncIterator[bytes]:
         """WHATWG HTML 9.2: `id` is the cursor, so that a browser that reconnects goes on where it was."""
-        async with self._gateway.live.subscribe(account_id, wanted, cursor) as subscription:
+        account_id, gateway = caller.account_id, self._gateway
+        async with gateway.live.subscribe(account_id, wanted, cursor) as subscription:
+            watched = gateway.admission.watched(caller, subscription.end)
             yield b": connected\n\n"  # only now: from here on nothing is missed
-            with contextlib.suppress(Lagging):
+            with watched, contextlib.suppress(Lagging):
                 async for told in self._told(account_id, subscription, COMMENT_SECONDS):
                     yield b"".join(_frame(one) for one in told) or b": still here\n\n"
 
@@ -224,7 +228,8 @@ class Events:
             sending = asyncio.create_task(self._send(websocket, caller.account_id, subscription))
             subscription.on_lagging = lambda: self._cut(websocket, sending)
             try:
-                await _gone(websocket)
+                with self._gateway.admission.watched(caller, lambda: self._cut(websocket, sending, REVOKED)):
+                    await _gone(websocket)
             finally:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
@@ -238,11 +243,11 @@ class Events:
         except (Lagging, errors.CursorExpired):
             self._cut(websocket, None)
 
-    def _cut(self, websocket: WebSocket, sending: asyncio.Task[None] | None) -> None:
+    def _cut(self, websocket: WebSocket, sending: asyncio.Task[None] | None, code: int = CUT_OFF) -> None:
         """At once, past whatever the client has not read."""
         if sending is not None:
             sending.cancel()
-        websocket.scope[CUT](GOING_AWAY if self._gateway.live.closed else CUT_OFF)
+        websocket.scope[CUT](GOING_AWAY if self._gateway.live.closed else code)
 
 
 async def _gone(websocket: WebSocket) -> None:

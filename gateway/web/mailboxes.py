@@ -207,7 +207,10 @@ class Mailboxes:
             count = await quotas.live_mailboxes(connection, account_id, most)
             until = time.monotonic() + COUNTED_SECONDS
         if most and count >= most:
-            raise errors.QuotaExceeded(f"The account has {most} live mailboxes, and may have no more.", retry_after=60)
+            raise errors.QuotaExceeded(
+                f"The account has {most} live mailboxes, and may have no more (MAX_MAILBOXES): delete some.",
+                retry_after=60,
+            )
         self._counted[account_id] = (until, count + 1)
 
     async def _cursor(self, account_id: UUID, mailbox_id: UUID) -> str:
@@ -307,15 +310,16 @@ class Mailboxes:
         wanted = _wanted(query)
         if wanted.since is not None:
             await self._check_begun(caller.account_id, wanted.since)
-        outcome = await waiting.wait(
-            self._gateway.live,
-            self._gateway.database,
-            caller.account_id,
-            box.id,
-            wanted=wanted,
-            timeout=query.timeout,
-            read=self._gateway.parsing.read,
-        )
+        async with self._gateway.admission.required(caller):
+            outcome = await waiting.wait(
+                self._gateway.live,
+                self._gateway.database,
+                caller.account_id,
+                box.id,
+                wanted=wanted,
+                timeout=query.timeout,
+                read=self._gateway.parsing.read,
+            )
         if outcome.message is None:
             raise errors.WaitTimeout(_nothing(query.timeout, outcome.seen))
         message = await messages.full(self._gateway, outcome.message, outcome.raw)

@@ -156,7 +156,10 @@ class Queue:
             return wanted, min(limit, most - waiting)
         if only := WAITING.intersection(wanted.statuses):
             return dataclasses.replace(wanted, statuses=only), limit
-        raise errors.QuotaExceeded(f"{waiting} recipients wait to be sent to; at most {most} may.", retry_after=5)
+        raise errors.QuotaExceeded(
+            f"{waiting} recipients wait to be sent to; at most {most} may (MAX_QUEUED): try again later.",
+            retry_after=5,
+        )
 
     async def cancel_many(
         self, caller: Caller, body: CancelFilter, idempotency_key: str | None, fingerprint: bytes | None

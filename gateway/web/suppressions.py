@@ -20,7 +20,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
 from gateway.storage import audit, db, suppressions
-from gateway.web import api, edge, once, reading
+from gateway.web import api, edge, once, reading, room
 
 CREATE: Final = "POST /v1/suppressions"
 NDJSON: Final = "application/x-ndjson"
@@ -101,12 +101,14 @@ class Suppressions:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
+        self._room = room.Room("suppressions", gateway.settings)
 
     def operations(self) -> Sequence[api.Operation]:
         changing: dict[str, Any] = {"scope": "admin", "tags": ["Suppressions"]}
         reading: dict[str, Any] = {"scope": {"admin", "read"}, "tags": ["Suppressions"]}
+        making: dict[str, Any] = {"status": 201, "idempotent": True, "errors": [errors.QuotaExceeded]}
         return [
-            api.op("POST", "/suppressions", self.create, status=201, idempotent=True, returns=Suppression, **changing),
+            api.op("POST", "/suppressions", self.create, returns=Suppression, **making, **changing),
             api.op("GET", "/suppressions", self.list, **reading),
             api.op("DELETE", "/suppressions", self.delete_named, errors=[errors.NotFound], **changing),
             api.op(
@@ -116,6 +118,7 @@ class Suppressions:
                 reads_body=True,
                 consumes=NDJSON,
                 max_body_bytes=MAX_IMPORT_BYTES,
+                errors=[errors.QuotaExceeded],
                 **changing,
             ),
             api.op("GET", "/suppressions/export", self.export, produces=NDJSON, **reading),
@@ -136,6 +139,7 @@ class Suppressions:
         listing = _wish(body)
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
+            await self._room.take(connection, caller.account_id)
             found = await suppressions.put(connection, caller.account_id, [listing])
             if not found:
                 raise errors.invalid("expires_at", "is over already")
@@ -214,6 +218,7 @@ class Suppressions:
             wishes = done.wishes(lines)
             if wishes:
                 async with self._gateway.database.transaction() as connection:
+                    await self._room.take(connection, account_id, len(wishes))
                     listed = await suppressions.put(connection, account_id, list(wishes.values()))
                     about = {"lines": [min(wishes), max(wishes)], "count": len(listed)}
                     await audit.write(connection, account_id, "suppression.imported", origin, **about)

@@ -16,7 +16,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import template
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
 from gateway.storage import audit, db, templates
-from gateway.web import api, once
+from gateway.web import api, once, room
 
 CREATE: Final = "POST /v1/templates"
 MAX_SOURCE: Final = 262_144  # characters of a body
@@ -107,12 +107,14 @@ class Templates:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
+        self._room = room.Room("templates", gateway.settings)
 
     def operations(self) -> Sequence[api.Operation]:
         changing: dict[str, Any] = {"scope": "admin", "tags": ["Templates"]}
         reading: dict[str, Any] = {"scope": {"admin", "read"}, "tags": ["Templates"]}
+        making: dict[str, Any] = {"status": 201, "idempotent": True, "errors": [errors.QuotaExceeded]}
         return [
-            api.op("POST", "/templates", self.create, status=201, idempotent=True, returns=Template, **changing),
+            api.op("POST", "/templates", self.create, returns=Template, **making, **changing),
             api.op("GET", "/templates", self.list, **reading),
             api.op("GET", "/templates/{id}", self.get, **reading),
             api.op("PATCH", "/templates/{id}", self.change, **changing),
@@ -130,6 +132,7 @@ class Templates:
         template_id = uuid7()
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
+            await self._room.take(connection, caller.account_id)
             await templates.create(connection, caller.account_id, template_id, fields)
             answer = (await self._read(connection, caller.account_id, template_id)).model_dump(mode="json")
             await keep(answer)

@@ -15,7 +15,7 @@ from gateway.lifecycle import Gateway
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.notify import guard
 from gateway.storage import db, events, webhooks
-from gateway.web import api, once
+from gateway.web import api, once, room
 from gateway.web.paths import Paths
 
 CREATE: Final = "POST /v1/webhooks"
@@ -98,12 +98,14 @@ class Webhooks:
         self._gateway = gateway
         self._paths = paths
         self._creations = once.Creations(gateway.database, gateway.settings.idempotency_seconds)
+        self._room = room.Room("webhooks", gateway.settings)
 
     def operations(self) -> Sequence[api.Operation]:
         changing: dict[str, Any] = {"scope": "admin", "tags": ["Webhooks"]}
         reading: dict[str, Any] = {"scope": {"admin", "read"}, "tags": ["Webhooks"]}
+        making: dict[str, Any] = {"status": 201, "idempotent": True, "errors": [errors.QuotaExceeded]}
         return [
-            api.op("POST", "/webhooks", self.create, status=201, idempotent=True, returns=CreatedWebhook, **changing),
+            api.op("POST", "/webhooks", self.create, returns=CreatedWebhook, **making, **changing),
             api.op("GET", "/webhooks", self.list, **reading),
             api.op("GET", "/webhooks/{id}", self.get, **reading),
             api.op("PATCH", "/webhooks/{id}", self.change, **changing),
@@ -122,6 +124,7 @@ class Webhooks:
         webhook_id = uuid7()
 
         async def create(connection: db.Connection, keep: once.Keep) -> dict[str, Any]:
+            await self._room.take(connection, caller.account_id)
             await webhooks.create(
                 connection, caller.account_id, id=webhook_id, url=body.url, types=types, mailbox_id=mailbox_id
             )

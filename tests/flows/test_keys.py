@@ -18,7 +18,7 @@ from gateway import tokens
 from tests import house
 from tests.flows import letters
 from tests.flows.test_mailboxes import MISSING, refused
-from tests.flows.test_told import STREAM, rejection, socket_to
+from tests.flows.test_told import PATIENCE, STREAM, rejection, socket_to, sse, until_closed
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +50,7 @@ async def test_a_key_is_shown_once_and_only_its_hash_is_kept(
     shared_house: house.House, tenant: house.Tenant, client: httpx2.AsyncClient
 ) -> None:
     made = await made_key(client, name="CI", scopes=["mailboxes", "read"], domains=["Postroom.TEST"])
-    assert set(made) == {"id", "name", "scopes", "domains", "expires_at", "created_at", "key"}
+    assert set(made) == {"id", "name", "scopes", "domains", "expires_at", "created_at", "last_used_at", "key"}
     assert (made["scopes"], made["domains"], made["expires_at"]) == (["mailboxes", "read"], ["postroom.test"], None)
     assert re.fullmatch(r"pr_key_[0-9A-Za-z]{49}", made["key"])
     assert tokens.looks_like_key(made["key"])
@@ -234,6 +234,7 @@ async def test_a_key_hears_only_of_what_its_scopes_are_about(
 # Isolation
 
 BODIES: Mapping[tuple[str, str], Any] = {  # what an operation wants, so that only the id can be wrong
+    ("PATCH", "/api-keys/{id}"): {"name": "mine now"},
     ("PATCH", "/mailboxes/{mailbox}"): {"metadata": {"mine": "now"}},
     ("PUT", "/mailboxes/{mailbox}/faults"): [{"stage": "rcpt", "reply": "451 4.7.1 Mine", "times": 1}],
     ("PATCH", "/messages/{id}"): {"seen": True},
@@ -390,3 +391,129 @@ async def test_a_mailboxs_token_reaches_nothing_else_of_its_account(
                     403,
                     "restricted_api_key",
                 )
+
+
+# The end of what a key opened
+
+
+async def opened_by(home: house.House, key: str, path: str, ended: asyncio.TaskGroup) -> list[asyncio.Task[Any]]:
+    """A stream, a socket and a long poll at `path`; each task gives how it ended, once it has begun."""
+    begun = asyncio.Barrier(4)
+
+    async def stream() -> str:
+        async with home.client(key) as client, sse(client, path) as events:
+            await begun.wait()
+            async with asyncio.timeout(PATIENCE):
+                return "".join([line async for line in events.lines])
+
+    async def socket() -> int | None:
+        async with socket_to(home, key, path) as websocket:
+            await begun.wait()
+            return (await until_closed(websocket))[1]
+
+    async def poll() -> tuple[int, str]:
+        async with home.client(key) as client:
+            head = (await client.get(path)).json()["next_cursor"]
+            await begun.wait()
+            answer = await client.get(path, params={"wait": 60, "after": head, "types": "mailbox.expired"})
+            return answer.status_code, answer.json().get("name")
+
+    tasks = [ended.create_task(task()) for task in (stream, socket, poll)]
+    async with asyncio.timeout(PATIENCE):
+        await begun.wait()
+    return tasks
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired", "suspended"])
+async def test_what_a_key_opened_ends_with_it(
+    shared_house: house.House, client: httpx2.AsyncClient, tenant: house.Tenant, how: str
+) -> None:
+    """Streams, sockets (1008), long polls and waits; in a house whose nudges say nothing of it.
+
+    Negative control: with `Admission._end` doing nothing all of them stayed open, and the test timed out.
+    """
+    made = await made_key(client, scopes=["read"])
+    box = await letters.mailbox(client)
+    async with shared_house.client(made["key"]) as holder, asyncio.TaskGroup() as ended:
+        tasks = await opened_by(shared_house, made["key"], "/events", ended)
+        waiting = ended.create_task(holder.get(f"/mailboxes/{box['id']}/wait", params={"timeout": 60}))
+        if how == "revoked":
+            assert (await client.delete(f"/api-keys/{made['id']}")).status_code == 204
+        else:
+            change = {
+                "expired": "update api_keys set expires_at = now() where account_id = $1 and scopes = '{read}'",
+                "suspended": "update accounts set suspended_at = now() where id = $1",
+            }
+            async with letters.sql(shared_house) as connection:
+                await connection.execute(change[how], tenant.account_id)
+    assert [task.result() for task in tasks[1:]] == [1008, (401, "invalid_api_key")]
+    assert (waiting.result().status_code, waiting.result().json()["name"]) in (
+        (401, "invalid_api_key"),
+        (403, "restricted_api_key"),  # it came late, to a door that was closed already
+    )
+    async with shared_house.client(made["key"]) as late:
+        expected = (403, "restricted_api_key") if how == "suspended" else (401, "invalid_api_key")
+        async with asyncio.timeout(PATIENCE):
+            while (await late.get("/mailboxes")).status_code == 200:
+                pass  # for a second what was looked up is held to be true
+        refused(await late.get("/mailboxes"), *expected)
+
+
+async def test_what_a_mailboxs_token_opened_ends_with_the_mailbox(
+    shared_house: house.House, client: httpx2.AsyncClient
+) -> None:
+    box = await letters.mailbox(client)
+    async with shared_house.client(box["token"]) as holder, asyncio.TaskGroup() as ended:
+        tasks = await opened_by(shared_house, box["token"], f"/mailboxes/{box['id']}/events", ended)
+        waiting = ended.create_task(holder.get(f"/mailboxes/{box['id']}/wait", params={"timeout": 60}))
+        assert (await client.delete(f"/mailboxes/{box['id']}")).status_code == 204
+    assert tasks[1].result() == 1008
+    assert waiting.result().status_code in (401, 404)
+
+
+async def test_a_key_can_be_renamed_and_tells_when_it_was_used(
+    shared_house: house.House, client: httpx2.AsyncClient
+) -> None:
+    made = await made_key(client, scopes=["read"])
+    assert made["last_used_at"] is None
+    answer = await client.patch(f"/api-keys/{made['id']}", json={"name": "another"})
+    assert (answer.status_code, answer.json()["name"], answer.json()["scopes"]) == (200, "another", ["read"])
+    refused(await client.patch(f"/api-keys/{made['id']}", json={"scopes": ["admin"]}), 422, "validation_error")
+    refused(await client.patch(f"/api-keys/{MISSING}", json={"name": "x"}), 404, "not_found")
+    async with shared_house.client(made["key"]) as holder:
+        assert (await holder.get("/mailboxes")).status_code == 200
+    async with asyncio.timeout(PATIENCE):
+        while (await client.get(f"/api-keys/{made['id']}")).json()["last_used_at"] is None:
+            pass  # it is written down within a second or two
+
+
+async def test_a_suspended_accounts_mail_is_put_off_or_goes_nowhere_as_to_nobody(
+    shared_house: house.House,
+) -> None:
+    """At its own domain the sender's queue holds it, for every local part alike; at a shared one it hears what mail for
+    nobody hears."""
+    tenant = await shared_house.tenant()
+    async with shared_house.client(tenant.key) as client:
+        await letters.owns(shared_house, tenant, f"{tenant.account_id}.example")
+        own = await letters.mailbox(client, address=f"box@{tenant.account_id}.example")
+        shared = await letters.mailbox(client)
+    async with letters.sql(shared_house) as connection:
+        stored = "select count(*) from messages where account_id = $1"
+        await connection.execute("update accounts set suspended_at = now() where id = $1", tenant.account_id)
+        async with asyncio.timeout(PATIENCE):  # for seconds what was looked up is held to be true
+            while await letters.sent(shared_house, letters.letter("n"), own["address"]) == "250":
+                pass
+        before = await connection.fetchval(stored, tenant.account_id)
+        names = (own["address"], f"nobody@{tenant.account_id}.example")
+        replies = {await letters.sent(shared_house, letters.letter("n"), name) for name in names}
+        assert len(replies) == 1
+        assert replies.pop().startswith("451 4.2.1 ")
+        for name in (shared["address"], NOBODY):
+            assert await letters.sent(shared_house, letters.letter("n"), name) == "250"
+        assert await connection.fetchval(stored, tenant.account_id) == before
+        await connection.execute("update accounts set suspended_at = null where id = $1", tenant.account_id)
+    assert await letters.sent(shared_house, letters.letter("n"), shared["address"]) == "250"
+    async with shared_house.client(tenant.key) as client, asyncio.timeout(PATIENCE):
+        while (await client.get("/mailboxes")).status_code != 200:
+            pass
+        assert len(await letters.listed(client, f"/mailboxes/{shared['id']}/messages")) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections import Counter
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("a house with limits")]
 
 BURST, OF_ACCOUNT, FAILURES = 12, 20, 6
 NEVER = "0.001"  # a second: nothing comes back while a test runs
+MOST = {f"MAX_{kind}": "2" for kind in ("API_KEYS", "DOMAINS", "WEBHOOKS", "TEMPLATES", "SUPPRESSIONS")}
 HEADERS = ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
 SETTINGS = {
     "RATE_LIMIT_PER_SECOND": NEVER,
@@ -36,7 +38,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def home(postgres_dsn: str, redis_url: str) -> Iterator[house.House]:
     """One for all tests here; each takes accounts and client addresses of its own."""
-    settings = {**SETTINGS, "AUTH_FAILURES_PER_MINUTE": str(FAILURES), "FORWARDED_HOPS": "1"}
+    settings = {**SETTINGS, **MOST, "AUTH_FAILURES_PER_MINUTE": str(FAILURES), "PROXY_TRUSTED": "127.0.0.1"}
     yield from conftest._standing(postgres_dsn, redis_url, programs=("serve",), **settings)
 
 
@@ -130,6 +132,34 @@ async def test_who_guesses_is_shut_out_and_nobody_else(home: house.House) -> Non
     async with httpx2.AsyncClient(base_url=home.url) as nobody:
         missing = [(await nobody.get("/v1/mailboxes")).status_code for _ in range(FAILURES + 2)]
     assert set(missing) == {401}  # who shows nothing guesses nothing
+
+
+MADE: dict[str, Any] = {  # a third of each, where two may be
+    "api-keys": {"name": "k", "scopes": ["read"]},
+    "domains": {"name": "n%d.example"},
+    "webhooks": {"url": "http://127.0.0.1:9/", "types": ["*"]},
+    "templates": {"name": "n", "subject": "s", "text": "t"},
+    "suppressions": {"address": "n%d@b.example", "reason": "manual"},
+}
+
+
+async def test_an_account_may_have_so_many_of_everything(home: house.House) -> None:
+    """Whatever a tenant can make by itself is bounded, and the answer says by which setting and what to do."""
+    for kind, wish in MADE.items():
+        tenant = await home.tenant()
+        setting = f"MAX_{kind.replace('-', '_').upper()}"
+        async with home.client(tenant.key) as client:
+            bodies = [json.loads(json.dumps(wish).replace("%d", str(number))) for number in range(3)]
+            if kind == "api-keys":
+                bodies.pop()  # the one in use is the first
+            answers = [await client.post(f"/{kind}", json=body) for body in bodies]
+            assert [answer.status_code for answer in answers[:-1]] == [201] * (len(bodies) - 1), answers[0].text
+            body = refused(answers[-1], 429, "quota_exceeded")
+            assert setting in body["message"], body
+            assert int(answers[-1].headers["retry-after"]) >= 1
+            made = answers[0].json()
+            assert (await client.delete(f"/{kind}/{made.get('id') or made.get('name') or made['address']}")).is_success
+            assert (await client.post(f"/{kind}", json=bodies[-1])).status_code == 201
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.faults)])

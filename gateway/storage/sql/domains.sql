@@ -1,5 +1,7 @@
 -- find: who owns the longest of these names; the first is the domain itself, the others stand above it and must be wildcards
-select n.name, n.account_id from domain_names n
+select n.name, n.account_id, exists (
+  select 1 from accounts a where a.id = n.account_id and a.suspended_at is not null) as is_suspended
+from domain_names n
 where n.name = any(cast(:names as text[])) and (n.name = :name or n.wildcard)
 order by length(n.name) desc limit 1
 

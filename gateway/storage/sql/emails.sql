@@ -30,18 +30,20 @@ where s.account_id = :account_id and s.address = any(cast(:addresses as text[]))
 -- due_accounts: whose are those that are to be written to first; looks, locks nothing
 select o.account_id, count(*) as recipients from (
   select d.account_id from deliveries d where d.due_at > '-infinity' and d.due_at <= statement_timestamp()
+    and d.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
   order by d.due_at limit :limit) o
 group by o.account_id
 
 -- all_due_accounts: every account with somebody to write to now, for when one's many hide the others'
-select a.id as account_id from accounts a where exists (
+select a.id as account_id from accounts a where a.suspended_at is null and exists (
   select 1 from deliveries d where d.account_id = a.id and d.due_at <= statement_timestamp())
 
--- claim: lease a slice of an account's due recipients; a row whose lease ran out is due again.
+-- claim: lease a slice of an account's due recipients, unless it is suspended; a row whose lease ran out is due again.
 -- The slice is materialized: as a plain subquery some plans take it anew for each row, and each time the next rows
 with due as materialized (
   select c.id, c.status from deliveries c
   where c.account_id = :account_id and c.due_at <= statement_timestamp()
+    and not exists (select 1 from accounts a where a.id = :account_id and a.suspended_at is not null)
   order by c.due_at limit :limit for update skip locked
 )
 update deliveries d

@@ -17,16 +17,18 @@ insert into mailboxes (account_id, id, address, expires_at, metadata, created_at
 values (:account_id, :id, :address, statement_timestamp() + make_interval(secs => :ttl_seconds), :metadata, statement_timestamp(), :sender_policy)
 returning created_at, expires_at
 
--- live: which of these take mail now; locked against expiry and deletion until the transaction ends, in the order of ids
+-- live: which of these take mail now (those of a suspended account do not); locked against expiry and deletion until the transaction ends, in the order of ids
 select m.id from mailboxes m
 where m.account_id = :account_id and m.id = any(cast(:ids as uuid[])) and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp())
+  and not exists (select 1 from accounts a where a.id = :account_id and a.suspended_at is not null)
 order by m.id for share
 
 -- living: which of these take mail now; looks, locks nothing
 select m.id from mailboxes m
 where m.account_id = :account_id and m.id = any(cast(:ids as uuid[])) and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp())
+  and not exists (select 1 from accounts a where a.id = :account_id and a.suspended_at is not null)
 
 -- standing: the same with what their owner wants done with doubtful senders and what the account holds already
 select m.id, m.sender_policy, h.stored_bytes,
@@ -34,6 +36,7 @@ select m.id, m.sender_policy, h.stored_bytes,
 from mailboxes m join event_heads h on h.account_id = m.account_id
 where m.account_id = :account_id and m.id = any(cast(:ids as uuid[])) and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp())
+  and not exists (select 1 from accounts a where a.id = :account_id and a.suspended_at is not null)
 
 -- get: one mailbox, unless it is gone
 select m.id, m.address, m.expires_at, m.metadata, m.created_at, m.sender_policy,

@@ -32,13 +32,15 @@ select distinct w.account_id from webhooks w where w.status = 'active' and w.del
 -- due_accounts: accounts with somebody to tell now; looks, locks nothing
 select distinct o.account_id from (
   select d.account_id from webhook_deliveries d where d.status = 'pending' and d.due_at <= statement_timestamp()
+    and d.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
   order by d.due_at limit :limit) o
 
--- claim: lease a slice of an account's due deliveries; a row whose lease ran out is due again.
+-- claim: lease a slice of an account's due deliveries, unless it is suspended; a row whose lease ran out is due again.
 -- The slice is materialized: as a plain subquery some plans take it anew for each row, and each time the next rows
 with due as materialized (
   select c.webhook_id, c.event_id from webhook_deliveries c
   where c.account_id = :account_id and c.status = 'pending' and c.due_at <= statement_timestamp()
+    and not exists (select 1 from accounts a where a.id = :account_id and a.suspended_at is not null)
   order by c.due_at limit :limit for update skip locked
 )
 update webhook_deliveries d

@@ -1,0 +1,65 @@
+"""Accounts that were deleted: everything that was theirs goes, slice by slice, and last the account's own row.
+
+An account that is deleted is suspended as well: nothing new comes to it, and no worker takes up anything of its. What
+workers have in hand by then is waited for. The account's row goes only when a whole round found nothing left, so that
+whatever was being written meanwhile is found by the next round. Every step may be repeated or break off anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from gateway.storage import db
+from gateway.storage.sql import Query, load
+
+sql = load("closing")
+
+GRACE_SECONDS: Final = 5.0  # so long a process may go by what it looked up before
+SLICE: Final = 500  # rows of one transaction; each may be megabytes
+
+# Each removes one slice of a table: first what leads to an account, then what others point to after what points there.
+_SLICES: Final[Sequence[Query]] = (
+    *(sql.credentials, sql.domain_names),
+    *(sql.rehearsals, sql.held_messages, sql.messages, sql.message_texts, sql.mailboxes),
+    *(sql.webhook_attempts, sql.webhook_deliveries, sql.webhooks),
+    *(sql.attempts, sql.deliveries, sql.emails, sql.contents),
+    *(sql.dkim_keys, sql.domains, sql.idempotency_keys, sql.suppressions, sql.bounce_rules, sql.templates),
+    *(sql.delivery_statistics, sql.api_keys, sql.events),
+    *(sql.addresses, sql.provider_messages),
+)
+_LAST: Final[Sequence[Query]] = (
+    *(sql.last_judgements, sql.last_indexing, sql.last_counting, sql.last_event_heads),
+    sql.account,
+)
+
+
+async def due(connection: db.Connection, limit: int, grace: float = GRACE_SECONDS) -> list[UUID]:
+    """Accounts that were deleted more than `grace` seconds ago and still have rows, at least their own."""
+    return [row["id"] for row in await sql.due.fetch(connection, grace=grace, limit=limit)]
+
+
+async def is_in_hand(connection: db.Connection, account_id: UUID) -> bool:
+    """Whether a worker still holds one of the account's deliveries."""
+    return bool(await sql.in_hand.value(connection, account_id=account_id))
+
+
+async def empty(database: db.Database, account_id: UUID) -> int:
+    """Remove all that there is, each slice a transaction of its own; how many rows."""
+    removed = 0
+    for query in _SLICES:
+        while True:
+            async with database.transaction() as connection:
+                count = await query.value(connection, account_id=account_id, limit=SLICE)
+            removed += count
+            if count < SLICE:
+                break
+    return removed
+
+
+async def remove(database: db.Database, account_id: UUID) -> None:
+    """The account itself, of which nothing is left."""
+    async with database.transaction() as connection:
+        for query in _LAST:
+            await query.run(connection, account_id=account_id)

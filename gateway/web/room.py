@@ -1,0 +1,55 @@
+"""How many objects of a kind an account may have: keys, domains, webhooks, templates, suppressions.
+
+Counted in the database, no further than to the limit. Where there is plenty of room the count is believed for a while,
+so that a long list is not counted for each of its lines. What is made at the same moment elsewhere may pass the limit.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+from uuid import UUID
+
+from gateway import errors
+from gateway.settings import Settings
+from gateway.storage import db, quotas
+
+PLENTY: Final = 100  # objects; with less room than that each is counted
+BELIEVED_SECONDS: Final = 10.0
+MAX_REMEMBERED: Final = 10_000  # accounts
+
+# Kind: what it is called, and what to do about too many.
+_WORDS: Final[dict[quotas.Kind, tuple[str, str]]] = {
+    "api_keys": ("API keys in use", "revoke some"),
+    "domains": ("domains", "delete some"),
+    "webhooks": ("webhooks", "delete some"),
+    "templates": ("templates", "delete some"),
+    "suppressions": ("suppressions", "delete some, or let them expire"),
+}
+
+
+class Room:
+    """What accounts may still make of one kind."""
+
+    def __init__(self, kind: quotas.Kind, settings: Settings) -> None:
+        self._kind = kind
+        self._most: int = getattr(settings, f"max_{kind}")
+        self._plenty: dict[UUID, tuple[float, int]] = {}  # until when it is believed how much room there is
+
+    async def take(self, connection: db.Connection, account_id: UUID, count: int = 1) -> None:
+        """So many more. Raises QuotaExceeded, which says of what, and what to do."""
+        if not self._most:
+            return
+        until, left = self._plenty.get(account_id, (0.0, 0))
+        if left < PLENTY or time.monotonic() >= until:
+            left = self._most - await quotas.objects(connection, self._kind, account_id, self._most)
+            until = time.monotonic() + BELIEVED_SECONDS
+        if left <= 0:
+            what, advice = _WORDS[self._kind]
+            raise errors.QuotaExceeded(
+                f"The account has {self._most} {what} and may have no more (MAX_{self._kind.upper()}): {advice}.",
+                retry_after=60,
+            )
+        if len(self._plenty) >= MAX_REMEMBERED:
+            self._plenty.clear()
+        self._plenty[account_id] = (until, left - count)
