@@ -20,7 +20,7 @@ import contextlib
 import ipaddress
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID, uuid4
@@ -116,23 +116,20 @@ class Standing:
     retry_after: int  # seconds until there is a token, at least 1; 0 = there is one now
 
 
+_Key = tuple[str, UUID | str]  # the limit's name, and whom it is about
+
+
 class _Bucket:
     """What was taken out of one bucket."""
 
-    __slots__ = ("at", "limit", "taken", "unreported")
+    __slots__ = ("at", "key", "limit", "taken", "unreported")
 
-    def __init__(self, limit: Limit, now: float) -> None:
+    def __init__(self, key: _Key, limit: Limit, now: float) -> None:
+        self.key = key
         self.limit = limit
         self.taken = 0.0  # tokens that have not come back, as of `at`
         self.at = now
         self.unreported = 0  # let in since the last report
-
-    def settle(self, now: float) -> None:
-        self.taken = max(0.0, self.taken - (now - self.at) * self.limit.per_second)
-        self.at = now
-
-
-_Key = tuple[str, UUID | str]  # the limit's name, and whom it is about
 
 
 class Rates:
@@ -164,16 +161,24 @@ class Rates:
         self._again_at = 0.0  # when Redis may be asked again, on the clock
         self.shared = False  # whether what all processes let in is known
 
-    def take(self, limit: Limit, subject: UUID | str) -> Standing:
-        """Let one more in, if there is a token for it. Who is refused takes none."""
-        standing = self._judged(limit, subject, taking=True)
-        if not standing.allowed:
-            REFUSED.labels(limit.name).inc()
-        return standing
+    def take(self, *wanted: tuple[Limit, UUID | str]) -> Standing:
+        """Let one more in, if there is a token for it in each of these buckets, of which the first that has none, else
+        the one closest to its end, tells its standing. Who is refused takes none."""
+        now = self._clock()
+        buckets = [self._bucket(limit, subject, now) for limit, subject in wanted]
+        for bucket in buckets:
+            if not self._has_one(bucket):
+                REFUSED.labels(bucket.limit.name).inc()
+                return self._standing(bucket, allowed=False)
+        for bucket in buckets:
+            bucket.taken += self._price(bucket)
+            self._note(bucket)
+        return self._standing(min(buckets, key=_left), allowed=True)
 
     def look(self, limit: Limit, subject: UUID | str) -> Standing:
         """Whether one more would be let in; nothing is taken."""
-        return self._judged(limit, subject, taking=False)
+        bucket = self._bucket(limit, subject, self._clock())
+        return self._standing(bucket, allowed=self._has_one(bucket))
 
     async def close(self) -> None:
         """Tell nothing more, and close the connections."""
@@ -184,23 +189,37 @@ class Rates:
             with contextlib.suppress(*nudges.AWAY):
                 await self._client.aclose()
 
-    def _judged(self, limit: Limit, subject: UUID | str, *, taking: bool) -> Standing:
-        now, key = self._clock(), (limit.name, subject)
-        bucket = self._buckets.get(key) or self._new_bucket(key, limit, now)
+    def _bucket(self, limit: Limit, subject: UUID | str, now: float) -> _Bucket:
+        """As it is now."""
+        key = limit.name, subject
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= REMEMBERED:
+                self._forget(now)
+            bucket = self._buckets[key] = _Bucket(key, limit, now)
         bucket.limit = limit
-        bucket.settle(now)
-        price = 1 if self.shared else min(self._processes, limit.burst)
-        allowed = bucket.taken + price <= limit.burst + _ROUNDING
-        if allowed and taking:
-            bucket.taken += price
-            self._note(key, bucket)
-        return _standing(bucket, price, allowed=allowed)
-
-    def _new_bucket(self, key: _Key, limit: Limit, now: float) -> _Bucket:
-        if len(self._buckets) >= REMEMBERED:
-            self._forget(now)
-        bucket = self._buckets[key] = _Bucket(limit, now)
+        bucket.taken = max(0.0, bucket.taken - (now - bucket.at) * limit.per_second)
+        bucket.at = now
         return bucket
+
+    def _price(self, bucket: _Bucket) -> int:
+        return 1 if self.shared else min(self._processes, bucket.limit.burst)
+
+    def _has_one(self, bucket: _Bucket) -> bool:
+        return bucket.taken + self._price(bucket) <= bucket.limit.burst + _ROUNDING
+
+    def _standing(self, bucket: _Bucket, *, allowed: bool) -> Standing:
+        limit, price = bucket.limit, self._price(bucket)
+        lacking = 0.0 if allowed else bucket.taken + price - limit.burst
+        return Standing(
+            name=limit.name,
+            per_second=limit.per_second,
+            allowed=allowed,
+            limit=limit.burst,
+            remaining=int((_left(bucket) + _ROUNDING) // price),
+            reset=math.ceil(bucket.taken / limit.per_second),
+            retry_after=max(1, math.ceil(lacking / limit.per_second)) if lacking else 0,
+        )
 
     def _forget(self, now: float) -> None:
         full = [key for key, one in self._buckets.items() if (now - one.at) * one.limit.per_second >= one.taken]
@@ -210,13 +229,14 @@ class Rates:
 
     # Redis
 
-    def _note(self, key: _Key, bucket: _Bucket) -> None:
+    def _note(self, bucket: _Bucket) -> None:
         if self._report is None or bucket.at < self._again_at:
             return
         bucket.unreported += 1
-        self._grown.add(key)
-        if self._reporting is None:
-            self._reporting = asyncio.create_task(self._keep_reporting(), name="rates")
+        if bucket.unreported == 1:
+            self._grown.add(bucket.key)
+            if self._reporting is None:
+                self._reporting = asyncio.create_task(self._keep_reporting(), name="rates")
 
     async def _keep_reporting(self) -> None:
         """Until nothing was let in for a while, or Redis is away."""
@@ -268,19 +288,9 @@ class Rates:
             bucket.unreported = 0
 
 
-def _standing(bucket: _Bucket, price: int, *, allowed: bool) -> Standing:
-    limit = bucket.limit
-    left = max(0.0, limit.burst - bucket.taken)
-    lacking = 0.0 if allowed else bucket.taken + price - limit.burst
-    return Standing(
-        name=limit.name,
-        per_second=limit.per_second,
-        allowed=allowed,
-        limit=limit.burst,
-        remaining=int((left + _ROUNDING) // price),
-        reset=math.ceil(bucket.taken / limit.per_second),
-        retry_after=max(1, math.ceil(lacking / limit.per_second)) if lacking else 0,
-    )
+def _left(bucket: _Bucket) -> float:
+    """Tokens."""
+    return max(0.0, bucket.limit.burst - bucket.taken)
 
 
 class Limiter:
@@ -289,22 +299,18 @@ class Limiter:
     def __init__(self, rates: Rates, limits: Limits) -> None:
         self._rates = rates
         self._limits = limits
+        self._has_any = not (limits.key.is_off and limits.account.is_off)
 
     def request(self, caller: Caller) -> Standing | None:
         """One more of the caller's: its own standing or its account's, whichever is closer to its end. Who is over one
         of them takes nothing of the other. None = there is no limit."""
-        own, account = self._limits.key, self._limits.account
-        subject = caller.key_id or caller.mailbox_id or caller.account_id
-        if own.is_off or account.is_off or not self._rates.look(own, subject).allowed:
-            return self._taken(own, subject) or self._taken(account, caller.account_id)
-        shared = self._rates.take(account, caller.account_id)
-        if not shared.allowed:
-            return shared
-        left = self._rates.take(own, subject)
-        return left if left.remaining <= shared.remaining else shared
+        return self._rates.take(*self._wanted(caller)) if self._has_any else None
 
-    def _taken(self, limit: Limit, subject: UUID) -> Standing | None:
-        return None if limit.is_off else self._rates.take(limit, subject)
+    def _wanted(self, caller: Caller) -> Iterator[tuple[Limit, UUID]]:
+        if not self._limits.key.is_off:
+            yield self._limits.key, caller.key_id or caller.mailbox_id or caller.account_id
+        if not self._limits.account.is_off:
+            yield self._limits.account, caller.account_id
 
     def shut_out(self, address: str) -> int:
         """Seconds for which nobody new is to try to authenticate from this address; 0 = now."""
@@ -315,7 +321,7 @@ class Limiter:
         """Somebody failed to authenticate from this address."""
         limit = self._limits.failed
         if not limit.is_off:
-            self._rates.take(limit, network(address))
+            self._rates.take((limit, network(address)))
 
 
 def network(address: str) -> str:

@@ -54,7 +54,7 @@ async def until_shared(*those: rates.Rates, shared: bool = True) -> None:
     """A request of nobody's makes each of them ask Redis."""
     while any(one.shared is not shared for one in those):
         for one in those:
-            one.take(SLOW, uuid4())
+            one.take((SLOW, uuid4()))
         await asyncio.sleep(0.01)
 
 
@@ -64,22 +64,22 @@ async def until_told(*those: rates.Rates) -> None:
 
 
 def let_in(those: list[rates.Rates], limit: rates.Limit, tries: int) -> int:
-    return sum(one.take(limit, ALICE).allowed for _ in range(tries) for one in those)
+    return sum(one.take((limit, ALICE)).allowed for _ in range(tries) for one in those)
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     clock = Clock()
     alone = rates.Rates("", clock=clock)
     limit = rates.Limit(name="key", per_second=10, burst=5)
-    standings = [alone.take(limit, ALICE) for _ in range(6)]
+    standings = [alone.take((limit, ALICE)) for _ in range(6)]
     assert [one.allowed for one in standings] == [True] * 5 + [False]
     assert [one.remaining for one in standings] == [4, 3, 2, 1, 0, 0]
     assert (standings[-1].limit, standings[-1].reset, standings[-1].retry_after) == (5, 1, 1)
-    assert alone.take(limit, BOB).remaining == 4
+    assert alone.take((limit, BOB)).remaining == 4
     let = 0
     for _ in range(1000):  # ten seconds
         clock.now += 0.01
-        let += alone.take(limit, ALICE).allowed
+        let += alone.take((limit, ALICE)).allowed
     assert let == pytest.approx(100, abs=1)
     clock.now += 3600
     assert alone.look(limit, ALICE).remaining == 5
@@ -92,12 +92,12 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     alone = rates.Rates("", clock=clock)
     for number in range(1000):
-        alone.take(SLOW, str(number))
+        alone.take((SLOW, str(number)))
     assert len(alone._buckets) <= 100
-    assert not [alone.take(SLOW, "999") for _ in range(SLOW.burst)][-1].allowed  # the newest are remembered
+    assert not [alone.take((SLOW, "999")) for _ in range(SLOW.burst)][-1].allowed  # the newest are remembered
     clock.now += 10_000
-    alone.take(SLOW, "another")
-    alone.take(SLOW, "and another")
+    alone.take((SLOW, "another"))
+    alone.take((SLOW, "and another"))
     assert len(alone._buckets) <= 100
 
 
@@ -120,9 +120,9 @@ async def test_processes_that_share_a_redis_let_in_no_more_than_they_say(redis_u
     async with processes(4, redis_url, namespace=namespace) as those:
         await until_shared(*those)
         one, other, *_ = those
-        assert all(one.take(SLOW, ALICE).allowed for _ in range(30))
+        assert all(one.take((SLOW, ALICE)).allowed for _ in range(30))
         await until_told(one)
-        assert other.take(SLOW, ALICE).remaining == SLOW.burst - 1  # it does not know yet
+        assert other.take((SLOW, ALICE)).remaining == SLOW.burst - 1  # it does not know yet
         await until_told(other)
         assert other.look(SLOW, ALICE).remaining == SLOW.burst - 31
         total = 31 + let_in(those, SLOW, 200)
@@ -142,7 +142,7 @@ async def test_processes_learn_from_redis_how_many_there_are(redis_url: str, nam
     ):
         await until_shared(one, two)
         while one._processes < 2:
-            one.take(SLOW, uuid4())
+            one.take((SLOW, uuid4()))
             await asyncio.sleep(0.01)
 
 
