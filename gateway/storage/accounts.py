@@ -111,12 +111,12 @@ async def accounts_after(connection: db.Connection, after: UUID | None, limit: i
 
 async def suspend(connection: db.Connection, account_id: UUID) -> bool:
     """Its keys open nothing, its mail waits; False = it was suspended already."""
-    return await sql.suspend.run(connection, id=account_id) > 0
+    return await sql.suspend.run(connection, account_id=account_id) > 0
 
 
 async def resume(connection: db.Connection, account_id: UUID) -> bool:
     """It is at work again, and what waited has not waited for that; False = it was not suspended. In a transaction."""
-    if not await sql.resume.run(connection, id=account_id):
+    if not await sql.resume.run(connection, account_id=account_id):
         return False
     await sql.wait_anew.run(connection, account_id=account_id)
     return True
@@ -125,11 +125,11 @@ async def resume(connection: db.Connection, account_id: UUID) -> bool:
 async def mark_deleted(connection: db.Connection, account_id: UUID) -> bool:
     """It is worth nothing from now on; gateway.storage.closing removes what it has. False for the first account, which
     mail for nobody belongs to, and where there is none."""
-    return await sql.mark_deleted.run(connection, id=account_id) > 0
+    return await sql.mark_deleted.run(connection, account_id=account_id) > 0
 
 
 async def is_suspended(connection: db.Connection, account_id: UUID) -> bool:
-    return bool(await sql.is_suspended.value(connection, id=account_id))
+    return bool(await sql.is_suspended.value(connection, account_id=account_id))
 
 
 async def voids(connection: db.Connection) -> list[UUID]:

@@ -99,6 +99,7 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
         *("callbacks.keep", "callbacks.delivery_of", "callbacks.use", "callbacks.waiting", "callbacks.forget"),
         *("statistics.behind", "statistics.old_accounts", "statistics.queue", "statistics.oldest_due"),
         "restoring.accounts",
+        *("accounts.named", "accounts.list", "accounts.holder", "accounts.forget_keys", "closing.due"),
         *("callbacks.count_of", "callbacks.unapplied", "callbacks.abandon", "callbacks.forget_messages"),
         *("callbacks.reports", "callbacks.report", "old_emails.remove_reports"),  # by an account's own deliveries
         *("dkim_keys.sealed", "search.by_index", "search.behind", "judgements.unjudged", "judgements.due_accounts"),

@@ -16,10 +16,10 @@ select a.id, a.name, a.created_at, a.suspended_at, a.deleted_at from accounts a
 where not a.is_void and (cast(:after as uuid) is null or a.id > :after) order by a.id limit :limit
 
 -- suspend: its keys open nothing from now on, and its mail waits
-update accounts set suspended_at = statement_timestamp() where id = :id and not is_void and suspended_at is null
+update accounts set suspended_at = statement_timestamp() where id = :account_id and not is_void and suspended_at is null
 
 -- resume: it is at work again
-update accounts set suspended_at = null where id = :id and suspended_at is not null and deleted_at is null
+update accounts set suspended_at = null where id = :account_id and suspended_at is not null and deleted_at is null
 
 -- wait_anew: what could not be sent while its account was suspended did not wait for that time
 update deliveries d set waits_since = statement_timestamp()
@@ -27,11 +27,11 @@ where d.account_id = :account_id and d.due_at is not null and d.waits_since < st
 
 -- mark_deleted: it is worth nothing from now on, and its rows go; never the void, nor the account that mail for nobody belongs to
 update accounts a set deleted_at = statement_timestamp(), suspended_at = coalesce(a.suspended_at, statement_timestamp())
-where a.id = :id and not a.is_void and a.deleted_at is null
+where a.id = :account_id and not a.is_void and a.deleted_at is null
   and a.id <> (select f.id from accounts f where not f.is_void order by f.id limit 1)
 
 -- is_suspended: whether it takes no mail and sends none
-select exists (select 1 from accounts a where a.id = :id and a.suspended_at is not null)
+select exists (select 1 from accounts a where a.id = :account_id and a.suspended_at is not null)
 -- voids: the accounts that dropped mail goes through
 select a.id from accounts a where a.is_void order by a.id
 
