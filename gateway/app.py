@@ -286,7 +286,8 @@ class Parent:
             signal.signal(number, self._end)
         with tempfile.TemporaryDirectory(prefix="postroom-metrics-") as metrics:
             self._environment.setdefault("PROMETHEUS_MULTIPROC_DIR", metrics)  # metrics are summed over the children
-            self._children = [self._start() for _ in range(self._count)]
+            for _ in range(self._count):
+                self._add()
             while self._children:
                 self._look_after(self._children)
 
@@ -297,7 +298,13 @@ class Parent:
                 children.remove(child)
                 if not self._ending:
                     log.error("web process died", pid=child.pid, status=status)
-                    children.append(self._start())
+                    self._add()
+
+    def _add(self) -> None:
+        child = self._start()
+        self._children.append(child)
+        if self._ending:  # told so while it was being started: nobody else has told the child
+            child.send_signal(signal.SIGTERM)
 
     def _start(self) -> subprocess.Popen[bytes]:
         descriptors: Sequence[int] = [listener.fileno() for listener in self._listeners.values()]

@@ -107,13 +107,15 @@ class Work:
                 self._judging.poke(account_id)
 
     async def close(self) -> None:
-        """Begin nothing new; what runs has DRAIN_SECONDS to end."""
+        """Begin nothing new; what runs has DRAIN_SECONDS to end, all in all: platforms kill who takes longer."""
         seconds = self._settings.drain_seconds
+        until = time.monotonic() + seconds
         self._reader.end()
         self._record.end()
         await asyncio.gather(*(drains.close(seconds) for drains in self._drains()))
+        rest = max(0.0, until - time.monotonic())
         left = await asyncio.gather(
-            self._carrier.close(seconds), self._dispatcher.close(seconds), self._gateway.judging.close(seconds)
+            self._carrier.close(rest), self._dispatcher.close(rest), self._gateway.judging.close(rest)
         )
         log.info("worker drained", deliveries_left=left[0], webhooks_left=left[1], held_left=left[2])
 

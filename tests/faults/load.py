@@ -31,7 +31,7 @@ class HungUp(Exception):
 
 
 BROKEN: Final = (HungUp, OSError, TimeoutError, EOFError, httpx2.TransportError, WebSocketException)
-AGAIN: Final = frozenset({408, 409, 429, 503})  # answers after which a client asks again
+AGAIN: Final = frozenset({409, 429, 503})  # answers after which a client asks again
 SIZES: Final = (200, 700, 1500, 4000)  # bytes of bodies, more or less
 PATIENCE: Final = 30.0  # seconds that a client waits for an answer before it calls the line dead
 

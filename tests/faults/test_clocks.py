@@ -31,6 +31,7 @@ from tests.outbound import sink
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.faults,  # processes of its own, which import everything anew
     pytest.mark.skipif(stepped.compiler() is None, reason="there is no C compiler, by which a clock is stepped"),
 ]
 
@@ -160,7 +161,9 @@ async def _webhooks_are_believed(scene: Scene, step: int) -> None:
 
 
 async def test_a_clock_that_is_wrong_and_stepped_changes_nothing(dsn: str, redis_url: str, tmp_path: Path) -> None:
-    """For six steps of the clock, hosts and worker running."""
+    """For six steps of the clock, hosts and worker running.
+
+    With a Clock that goes on believing the machine, Mailgun's post was refused (401) an hour ahead."""
     async with _scene(dsn, redis_url, tmp_path) as scene, asyncio.timeout(240):
         key = uuid4().hex
         first = await _send(scene, scene.clients[0], key)

@@ -38,7 +38,7 @@ SETTINGS: Final = {
 }
 DRAINING: Final = 0.15  # share of the kills that meet a process which was told to end
 NOISY_SESSIONS: Final = 2  # of the account that is followed
-BULK_SESSIONS: Final = 6  # of another one, whose mail is many
+BULK_SESSIONS: Final = 12  # of another one, whose mail is many
 
 # What must be nothing when everything has come to rest
 LEFT_OVER: Final = {
@@ -148,7 +148,7 @@ async def _strike(city: City, kills: int, share: int) -> None:
     """Kill this one and that one, each time after some more confirmations, at whatever moment that is."""
     chance, confirmed = random.Random(kills), city.ledger.confirmed
     for _ in range(kills):
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(100):
             await confirmed.reaches(confirmed.value + chance.randint(1, share))
         await asyncio.sleep(chance.random() * 0.05)  # not right after a confirmation, as it comes
         host, name = chance.choice(city.everybody())
@@ -186,11 +186,12 @@ async def _let_leases_end(dsn: str) -> None:
 
 @pytest.mark.parametrize(
     ("kills", "share"),
-    [pytest.param(4, 60, id="short"), pytest.param(200, 1000, id="storm", marks=pytest.mark.faults)],
+    [pytest.param(4, 60, id="short"), pytest.param(200, 600, id="storm", marks=pytest.mark.faults)],
 )
 async def test_nothing_confirmed_is_lost_doubled_or_untold_whoever_is_killed(
     dsn: str, redis_url: str, kills: int, share: int
 ) -> None:
+    """With 250 said before the commit, 26 confirmed mails were not stored after four kills."""
     began = time.monotonic()
     async with _standing(dsn, redis_url) as city:
         ways: Sequence[load.Way] = ("sse", "websocket", "poll")
