@@ -181,7 +181,7 @@ async def _at_rest(dsn: str, seconds: float) -> None:
 
 async def _let_leases_end(dsn: str) -> None:
     """As if the time of those webhook leases had passed that killed workers held."""
-    await _rows(dsn, "update webhook_deliveries set due_at = now() where status = 'pending' and due_at is not null")
+    await _rows(dsn, "update webhook_deliveries set due_at = now() where status = 'pending' and isfinite(due_at)")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,8 @@ async def _let_leases_end(dsn: str) -> None:
 async def test_nothing_confirmed_is_lost_doubled_or_untold_whoever_is_killed(
     dsn: str, redis_url: str, kills: int, share: int
 ) -> None:
-    """With 250 said before the commit, 26 confirmed mails were not stored after four kills."""
+    """With 250 said before the commit, 26 confirmed mails were not stored after four kills. With followers told of the
+    newest event alone of what is new, one heard 11 after 7."""
     began = time.monotonic()
     async with _standing(dsn, redis_url) as city:
         ways: Sequence[load.Way] = ("sse", "websocket", "poll")
