@@ -171,8 +171,8 @@ async def _rows(dsn: str, query: str, *values: Any) -> list[asyncpg.Record]:
 
 
 async def _at_rest(dsn: str, seconds: float) -> None:
-    """Until nothing waits for anything: what the killed had in hand comes free when their leases end. So long nothing
-    may come of anything; of what takes its time, such as many mails to be indexed, less must be left again and again."""
+    """Until nothing waits for anything: what the killed had in hand comes free when their leases end. What takes its
+    time, such as many mails to be indexed, may take it as long as less is left each so many seconds."""
     for what, query in LEFT_OVER.items():
         least, deadline = None, time.monotonic() + seconds
         while left := (await _rows(dsn, f"select count(*) from ({query}) q"))[0][0]:  # noqa: S608 - constants
