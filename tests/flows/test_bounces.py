@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -284,6 +285,91 @@ async def test_a_forged_return_path_hears_what_a_genuine_one_hears_and_changes_n
     assert len(await reports(client, email_id)) == 1
     elsewhere = await letters.sent(home, raw, f"{local}@elsewhere.example")
     assert elsewhere.startswith("550 5.7.1")
+
+
+TABLES = ("emails", "deliveries", "callbacks", "suppressions", "provider_messages")
+
+
+async def _all_states(home: house.House) -> list[str]:
+    """What forged mail must not change, in whoever's account."""
+    digest = "select md5(string_agg(t::text, '' order by t::text)) from {} t"
+    async with letters.sql(home) as connection:
+        found = [await connection.fetchval(digest.format(table)) for table in TABLES]
+        told = await connection.fetchval("select count(*) from events where type like 'email.%'")
+    return [*map(str, found), str(told)]
+
+
+def _forged(dice: random.Random, path: str, box: str) -> tuple[str, bytes]:
+    """A recipient that somebody made up, or that is for anybody, and what pretends to come back."""
+    local, _, domain = path.partition("@")
+    letters_of_base32 = "abcdefghijklmnopqrstuvwxyz234567"
+    at = dice.randrange(local.index("+") + 1, len(local))
+    changed = f"{local[:at]}{dice.choice(letters_of_base32.replace(local[at], ''))}{local[at + 1 :]}@{domain}"
+    made_up = f"bounces+{''.join(dice.choices(letters_of_base32, k=42))}@{domain}"
+    to = dice.choice((changed, made_up, f"complaints@{domain}", f"postmaster@{domain}", box, "nobody@postroom.test"))
+    named = dice.choice((changed, made_up, "user@recipient.example"))
+    raw = dice.choice((bounces.report("user@recipient.example"), bounces.complaint(path=named), bounces.VACATION))
+    return to, f"Message-ID: <{local}@x>\r\nX-Failed-Recipients: {named}\r\n".encode() + raw
+
+
+@pytest.mark.parametrize(
+    "count_", [pytest.param(60, id="short"), pytest.param(752, id="long", marks=pytest.mark.faults)]
+)
+async def test_reports_that_anybody_makes_up_change_nothing(
+    home: house.House, client: httpx2.AsyncClient, relay: sink.Sink, count_: int
+) -> None:
+    """Addresses changed by one letter, made up, and such as anybody may write to; then a genuine one, which is heard.
+
+    With no comparison of the HMAC in `ReturnPaths.delivery` reports were kept, and it failed."""
+    email_id, path = await sent(client, relay)
+    box = await letters.mailbox(client)
+    dice, before = random.Random(count_), await _all_states(home)
+    async with letters.session(home) as peer:
+        for _ in range(count_):
+            to, raw = _forged(dice, path, box["address"])
+            replies = await letters.give(peer, raw, to, sender=dice.choice(("", "mailer-daemon@recipient.example")))
+            assert letters.QUEUED.fullmatch(replies[-1])
+    await feedback_round(home)
+    assert await _all_states(home) == before
+    assert relay.count == 1
+    await letters.hand_in(home, bounces.report("user@recipient.example"), path, sender="")
+    assert [event["type"] for event in await told(client, email_id, "bounced")] == ["email.bounced"]
+
+
+async def feedback_round(home: house.House) -> None:
+    """Apply what came, as workers do each round."""
+    async with databases.opened(home.dsn) as database:
+        await feedback.Feedback(database, told=lambda _: None).apply_reports()
+
+
+@pytest.mark.parametrize(
+    "count_", [pytest.param(100, id="short"), pytest.param(1000, id="long", marks=pytest.mark.faults)]
+)
+async def test_mail_is_never_answered_whoever_it_says_it_is_from(
+    home: house.House, client: httpx2.AsyncClient, relay: sink.Sink, count_: int
+) -> None:
+    """To live, unknown, expired and deleted mailboxes, and to some that are refused: nothing leaves."""
+    live, expired, deleted = [await letters.mailbox(client) for _ in range(3)]
+    await letters.expire(home, expired["id"])
+    await client.delete(f"/mailboxes/{deleted['id']}")
+    places = [live["address"], expired["address"], deleted["address"], "nobody@postroom.test", "a@evil.example"]
+    senders = ["victim@recipient.example", "", live["address"], "postmaster@postroom.test", '"a b"@recipient.example']
+    before = await _all_states(home)
+    for first in range(0, count_, 50):  # each session has but so many errors
+        async with letters.session(home) as peer:
+            for number in range(first, first + 50):
+                raw = letters.letter(str(number), Return_Receipt_To="victim@recipient.example", Precedence="bulk")
+                sender = senders[number // len(places) % len(senders)]
+                to = [places[number % len(places)], live["address"]]
+                replies = await letters.give(peer, raw, *to[: 1 + (to[0] == "a@evil.example")], sender=sender)
+                assert letters.QUEUED.fullmatch(replies[-1])
+    await feedback_round(home)
+    assert await _all_states(home) == before
+    assert (relay.count, relay.connections) == (0, 0)
+    stored = await letters.listed(client, f"/mailboxes/{live['id']}/messages", limit=200)
+    assert len(stored) == min(200, count_ // 5 * 2)
+    nulls = "select count(*) from messages where mailbox_id = $1 and mail_from = ''"
+    assert await count(home, nulls, live["id"]) == count_ // 5 * 2 // 5
 
 
 async def test_a_report_for_a_return_path_and_a_mailbox_comes_to_both(
