@@ -22,7 +22,7 @@ from tests.flows import letters
 pytestmark = pytest.mark.anyio
 
 HEAD: Final = b"From: a@b.example\r\nSubject: poison\r\n"
-AT_ONCE: Final = 6
+AT_ONCE: Final = 3
 Mails = Callable[[], Mapping[str, bytes]]
 READ_DEEPLY: Final = 12  # of the smaller ones, also answered and made harmless
 
