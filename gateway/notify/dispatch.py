@@ -50,6 +50,7 @@ class Dispatcher:
         self._poster = poster
         self._told = told
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._unheard: dict[UUID, UUID] = {}  # leases whose claim broke off: nobody knows whether they stand; account
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -67,6 +68,7 @@ class Dispatcher:
 
     async def look(self) -> list[UUID]:
         """Accounts with somebody to tell now."""
+        await self._let_go_unheard()
         async with self._database.connection() as connection:
             return await webhooks.due_accounts(connection, 1000)
 
@@ -84,8 +86,20 @@ class Dispatcher:
 
     async def _claim(self, account_id: UUID) -> list[webhooks.Claimed]:
         lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
-        async with self._database.transaction() as connection:
-            return await webhooks.claim(connection, account_id, lease_id=uuid7(), lease_seconds=lease, limit=CHUNK)
+        lease_id = uuid7()
+        try:
+            async with self._database.transaction() as connection:
+                return await webhooks.claim(connection, account_id, lease_id=lease_id, lease_seconds=lease, limit=CHUNK)
+        except Unavailable:
+            self._unheard[lease_id] = account_id
+            raise
+
+    async def _let_go_unheard(self) -> None:
+        """What a claim that broke off left with a lease that nobody holds need not wait until it runs out."""
+        for lease_id, account_id in list(self._unheard.items()):
+            async with self._database.connection() as connection:
+                await webhooks.let_go(connection, account_id, lease_id)
+            del self._unheard[lease_id]
 
     async def _tell(self, claimed: webhooks.Claimed) -> None:
         try:

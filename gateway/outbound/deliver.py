@@ -175,6 +175,7 @@ class Carrier:
         self._large = Room(LARGE_AT_ONCE)
         self._slots = Slots(AHEAD * at_once, least=max(1, at_once // 2))  # fewer are free: the network has enough
         self._held: dict[UUID, Held] = {}  # by delivery
+        self._unheard: dict[UUID, UUID] = {}  # leases whose claim broke off: nobody knows whether they stand; account
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._committer: Committer[Sequence[emails.Settled], bool] = Committer(
@@ -201,6 +202,7 @@ class Carrier:
 
     async def look(self) -> list[UUID]:
         """Accounts with somebody to write to now, whoever should have said so."""
+        await self._let_go_unheard()
         async with self._database.connection() as connection:
             return await emails.due_accounts(connection, 1000)
 
@@ -221,10 +223,22 @@ class Carrier:
         return left
 
     async def _claim(self, account_id: UUID, limit: int) -> list[emails.Claimed]:
-        async with self._database.connection() as connection:
-            return await emails.claim(
-                connection, account_id, lease_id=uuid7(), lease_seconds=self._settings.lease_seconds, limit=limit
-            )
+        lease_id = uuid7()
+        try:
+            async with self._database.connection() as connection:
+                return await emails.claim(
+                    connection, account_id, lease_id=lease_id, lease_seconds=self._settings.lease_seconds, limit=limit
+                )
+        except Unavailable:
+            self._unheard[lease_id] = account_id
+            raise
+
+    async def _let_go_unheard(self) -> None:
+        """Whom a claim that broke off left with a lease that nobody holds need not wait until it runs out."""
+        for lease_id, account_id in list(self._unheard.items()):
+            async with self._database.connection() as connection:
+                await emails.let_go(connection, account_id, lease_id)
+            del self._unheard[lease_id]
 
     def _start(self, held: Held) -> None:
         self._held[held.claimed.id] = held

@@ -310,6 +310,11 @@ def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, liste
     )
 
 
+async def let_go(connection: db.Connection, account_id: UUID, lease_id: UUID) -> int:
+    """Recipients of a claim whose answer nobody heard are due again, if it was carried out; how many."""
+    return await sql.let_go.run(connection, account_id=account_id, lease_id=lease_id)
+
+
 async def renew(
     connection: db.Connection, account_id: UUID, lease_id: UUID, ids: Sequence[UUID], lease_seconds: float
 ) -> set[UUID]:
@@ -476,6 +481,15 @@ async def cancel(
         raise InvalidState("The e-mail cannot be canceled any more.")
     await set_status(connection, account_id, ids, "canceled")
     await _tell(connection, account_id, email_id, "email.canceled", {"recipients": len(ids)})
+
+
+async def is_canceled(
+    connection: db.Connection, account_id: UUID, email_id: UUID, only: Sequence[str] | None = None
+) -> bool:
+    """Whether of these recipients (None = all) some are canceled and none waits any more."""
+    rows = await sql.statuses.fetch(connection, account_id=account_id, email_id=email_id)
+    found = {row["status"] for row in rows if only is None or address.canonical_of(row["address"]) in only}
+    return "canceled" in found and not found & CANCELABLE
 
 
 async def reschedule(connection: db.Connection, account_id: UUID, email_id: UUID, scheduled_at: datetime) -> None:

@@ -172,6 +172,11 @@ async def claim(
     ]
 
 
+async def let_go(connection: db.Connection, account_id: UUID, lease_id: UUID) -> int:
+    """Deliveries of a claim whose answer nobody heard are due again, if it was carried out; how many."""
+    return await sql.let_go.run(connection, account_id=account_id, lease_id=lease_id)
+
+
 async def _webhooks(connection: db.Connection, account_id: UUID, ids: Sequence[UUID]) -> dict[UUID, Webhook]:
     rows = await sql.claimed_webhooks.fetch(connection, account_id=account_id, ids=list(set(ids)))
     return {row["id"]: Webhook.from_row(row) for row in rows}

@@ -109,11 +109,26 @@ class Queue:
     async def cancel(self, caller: Caller, id: UUID, body: Some | None) -> emails.Changed:
         """Do not send it to whom it was not sent yet. Whom it is held for (`unknown`) is taken to have it."""
         only = _canonical(body)
+        try:
+            await self._cancel(caller, id, only)
+        except db.CommitUnknown:
+            await self._cancel_after_all(caller, id, only)
+        self._gateway.tell([caller.account_id])
+        return emails.Changed(id=id)
+
+    async def _cancel(self, caller: Caller, id: UUID, only: Sequence[str] | None) -> None:
         async with self._gateway.database.transaction() as connection:
             await emails.check_reach(connection, caller, id)
             await stored.cancel(connection, caller.account_id, id, only)
-        self._gateway.tell([caller.account_id])
-        return emails.Changed(id=id)
+
+    async def _cancel_after_all(self, caller: Caller, id: UUID, only: Sequence[str] | None) -> None:
+        """Where nobody knows whether it was done: do it again, which cannot be done only because it was."""
+        try:
+            await self._cancel(caller, id, only)
+        except errors.InvalidState:
+            async with self._gateway.database.connection() as connection:
+                if not await stored.is_canceled(connection, caller.account_id, id, only):
+                    raise
 
     async def retry(self, caller: Caller, id: UUID, body: Some | None) -> emails.Changed:
         """Try again now for whom it failed, bounced, was put off or is held. Whom it is held for may get it twice."""

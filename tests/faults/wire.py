@@ -52,6 +52,7 @@ class Wire:
     refused: int = 0  # connections that came while it was cut
     judged: list[str] = field(default_factory=list)  # ends that did not just pass
     connections: set[_Connection] = field(default_factory=set)
+    talks: set[asyncio.Task[None]] = field(default_factory=set)
     open: asyncio.Event = field(default_factory=asyncio.Event)  # not set: nothing gets through
 
     @property
@@ -79,9 +80,26 @@ class Wire:
         self.is_cut = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = asyncio.current_task()
+        assert talk is not None
+        self.talks.add(talk)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._carry(reader, writer)
+        finally:
+            self.talks.discard(talk)
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        """Nobody is served any more."""
+        for talk in list(self.talks):
+            talk.cancel()
+        await asyncio.gather(*self.talks)
+        await asyncio.sleep(0)  # what was aborted is closed in the loop's next round
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_cut:
             self.refused += 1
-            writer.transport.abort()
             return
         with contextlib.suppress(OSError):
             from_server, to_server = await asyncio.open_unix_connection(self.server)
@@ -92,7 +110,6 @@ class Wire:
             finally:
                 connection.abort()
                 self.connections.discard(connection)
-        writer.transport.abort()
 
 
 class _Connection:
@@ -117,10 +134,12 @@ class _Connection:
     async def carry(self, from_client: asyncio.StreamReader, from_server: asyncio.StreamReader) -> None:
         """Until either end hangs up, or the line fails."""
         tasks = [asyncio.create_task(self._up(from_client)), asyncio.create_task(self._down(from_server))]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # how it ended is nothing new
 
     async def _up(self, reader: asyncio.StreamReader) -> None:
         size = await reader.readexactly(4)  # StartupMessage: without a type
@@ -217,5 +236,6 @@ async def laid(dsn: str) -> AsyncIterator[Wire]:
         yield wire
     finally:
         server.close()
-        wire.cut()
+        wire.is_cut = True
+        await wire.close()
         await server.wait_closed()

@@ -61,6 +61,10 @@ select e.id, e.mail_from, e.from_address, e.source, e.tags, e.on_unknown, e.expi
 from emails e join contents c on c.account_id = e.account_id and c.id = e.id
 where e.account_id = :account_id and e.id = any(cast(:ids as uuid[]))
 
+-- let_go: recipients of a claim whose answer nobody heard, so that nobody has them in hand: due at once, untried
+update deliveries d set due_at = statement_timestamp(), attempts = d.attempts - 1, lease_id = null
+where d.account_id = :account_id and d.due_at > statement_timestamp() and d.lease_id = :lease_id and d.status = 'sending'
+
 -- renew: the lease goes on; rows that are missing from the answer were taken over by somebody else
 update deliveries d set due_at = statement_timestamp() + make_interval(secs => :lease_seconds)
 where d.account_id = :account_id and d.lease_id = :lease_id and d.id = any(cast(:ids as uuid[])) and d.status = 'sending'
@@ -130,6 +134,9 @@ on conflict (account_id, id) do nothing returning t.id
 
 -- lock: an e-mail's recipients for a change by the caller
 select d.id, d.status, d.address from deliveries d where d.account_id = :account_id and d.email_id = :email_id order by d.id for update
+
+-- statuses: the same to be looked at
+select d.status, d.address from deliveries d where d.account_id = :account_id and d.email_id = :email_id
 
 -- set_status: recipients change by the caller's word: canceled (never due), queued again (due now), scheduled anew. Who was
 -- put off has waited all along; who was given up or held waits from now on

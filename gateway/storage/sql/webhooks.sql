@@ -48,6 +48,10 @@ set lease_id = :lease_id, due_at = statement_timestamp() + make_interval(secs =>
 from due where d.account_id = :account_id and d.webhook_id = due.webhook_id and d.event_id = due.event_id
 returning d.webhook_id, d.event_id, d.seq, d.attempts, d.lease_id
 
+-- let_go: what was claimed and nobody heard of it, so that nobody has it in hand: due at once, untried
+update webhook_deliveries d set due_at = statement_timestamp(), attempts = d.attempts - 1, lease_id = null
+where d.account_id = :account_id and d.status = 'pending' and d.due_at > statement_timestamp() and d.lease_id = :lease_id
+
 -- claimed_webhooks: where they go
 select w.* from webhooks w where w.account_id = :account_id and w.id = any(cast(:ids as uuid[]))
 
