@@ -119,7 +119,7 @@ async def _confirmed_and_lost(
         found = await _cut_again_and_again(folder, server, under.record, cuts)
         await under.end()
     assert under.record.odd == []
-    print(f"{cuts} power cuts: {found[0]} confirmed by then, lost {dict(found[1])}")  # noqa: T201 - the figure
+    strain.figure(f"{cuts} power cuts: {found[0]} confirmed by then, lost {dict(found[1])}")
     return found
 
 
@@ -161,7 +161,7 @@ async def test_a_role_that_does_not_wait_for_the_disk_loses_nothing_of_ours_and_
         written = await _careless_writes(server.dsn, 100)
         _, left = await asyncio.to_thread(_cut, folder, server)
         found = await _careless_rows(folder, left)
-    print(f"a careless program: {written} confirmed, lost {written - found}")  # noqa: T201 - the figure
+    strain.figure(f"a careless program: {written} confirmed, lost {written - found}")
     assert confirmed > 0
     assert lost.total() == 0
     assert found < written

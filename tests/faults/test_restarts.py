@@ -80,8 +80,8 @@ async def test_whenever_postgres_is_restarted_nothing_that_was_confirmed_is_lost
             kept = await strain.stored(postgres.dsn)
             await record.until(lambda: len(record.events) == len(kept.events))
         copies = dict(relay.taken)
-    print(f"accepting again after {statistics.median(seconds):.2f} s, at most {max(seconds):.2f} s")  # noqa: T201 - the figure
-    print(f"{record.count} confirmed, {sum(record.put_off.values())} put off: {dict(record.put_off)}")  # noqa: T201 - likewise
+    strain.figure(f"accepting again after {statistics.median(seconds):.2f} s, at most {max(seconds):.2f} s")
+    strain.figure(f"{record.count} confirmed, {sum(record.put_off.values())} put off: {dict(record.put_off)}")
     assert record.odd == []
     assert kept.lost(record) == {"mails": 0, "emails": 0, "events": 0}
     assert kept.copies == len(kept.mails)
