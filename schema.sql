@@ -266,6 +266,8 @@ create table webhooks (
   primary key (account_id, id)
 );
 
+create index webhooks_disabled on webhooks (account_id) where status = 'disabled' and deleted_at is null; -- how many are
+
 create table webhook_deliveries (                     -- one event for one webhook; written in the event's transaction
   account_id uuid not null,
   webhook_id uuid not null,
@@ -337,6 +339,8 @@ create table emails (
   created_at timestamptz not null,
   topic text,                                         -- what its recipients can unsubscribe from; empty = the sender's
                                                       -- domain; null = nothing: it has no List-Unsubscribe of ours
+  trace text,                                         -- W3C traceparent of the request that it came by, and its tracestate
+                                                      -- behind a space; null = it had none
   primary key (account_id, id)
 );
 
@@ -489,6 +493,17 @@ create table templates (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   primary key (account_id, id)
+);
+
+
+-- Who works -----------------------------------------------------------------------------------------------------------
+
+create table workers (                                -- worker processes, of all hosts; one that ends removes its row
+  id uuid primary key,                                -- drawn when it starts
+  host text not null,                                 -- name of its host, for people
+  version text not null,                              -- of Postroom
+  started_at timestamptz not null,
+  beat_at timestamptz not null                        -- when it last said that it lives; forgotten a day later
 );
 
 

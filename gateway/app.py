@@ -296,6 +296,7 @@ class Parent:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = child.wait(RESPAWN_SECONDS)
                 children.remove(child)
+                telemetry.forget(child.pid, self._environment["PROMETHEUS_MULTIPROC_DIR"])
                 if not self._ending:
                     log.error("web process died", pid=child.pid, status=status)
                     self._add()

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -203,6 +204,12 @@ def audit(
         raise PostroomError(f"there is no account {account!r}")
     for event in found:
         typer.echo(event.json().decode() if as_json else _changed(event))
+
+
+@app.command()
+def alerts() -> None:
+    """Print the alert rules, for Prometheus (rule_files)."""
+    typer.echo(resources.files("gateway").joinpath("alerts.yml").read_text("utf-8"), nl=False)
 
 
 @keys_app.command("create")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Final
 from uuid import UUID
 
+import prometheus_client
 import structlog
 
 from gateway import signatures, tokens
@@ -37,10 +39,23 @@ from gateway.outbound.send import Outbox
 from gateway.outbound.signing import Signer
 from gateway.resolving import DnsResolver
 from gateway.settings import Settings
-from gateway.storage import db, migrate
+from gateway.storage import db, migrate, vitals
 from gateway.storage.callers import Callers
 
 log = structlog.get_logger(__name__)
+
+# state: "connected", "away", "off" (no REDIS_URL)
+REDIS: Final = prometheus_client.Gauge(
+    "postroom_redis_processes", "Processes by how they stand with Redis", ["state"], multiprocess_mode="livesum"
+)
+IN_FLIGHT: Final = prometheus_client.Gauge(
+    "postroom_inbound_bytes_in_flight", "Bytes that mail being received holds in memory", multiprocess_mode="livesum"
+)
+IN_FLIGHT_LIMIT: Final = prometheus_client.Gauge(
+    "postroom_inbound_bytes_limit", "Bytes that it may hold (INBOUND_BYTES_IN_FLIGHT)", multiprocess_mode="livesum"
+)
+REDIS_STATES: Final = ("connected", "away", "off")
+OBSERVE_SECONDS: Final = 5.0  # between looks at what a process holds
 
 DELIVER = "deliver"  # the job that says: this account has somebody to write to
 JUDGE = "judge"  # the job that says: this account has mail that is held until its sender is judged
@@ -55,6 +70,7 @@ class Gateway:
         self.in_flight = listener.budget(settings)  # bytes of mail being received, by whichever way it comes
         self.keyring = tokens.keyring(settings)
         self.database = db.Database(settings.database_url, pool_size=settings.db_pool_size)
+        self.vitals = vitals.Vitals(self.database, settings)
         self.links = unsubscribe.Links(self.keyring, settings.public_url)
         self.live = Live(self.database, buffer_events=settings.stream_buffer_events)
         self.parsing = ParsingPool()
@@ -159,6 +175,20 @@ class Gateway:
             return "off"
         return "connected" if self._listener.connected else "away"
 
+    def observe(self) -> None:
+        """Tell of what this process holds, as gauges."""
+        self.database.observe()
+        IN_FLIGHT.set(self.in_flight.used)
+        IN_FLIGHT_LIMIT.set(self.in_flight.limit)
+        for state in REDIS_STATES:
+            REDIS.labels(state).set(state == self.redis_state)
+
+    async def keep_observing(self) -> None:
+        """`observe` now and then, until cancelled: whoever is scraped may be another process of this host."""
+        while True:
+            self.observe()
+            await asyncio.sleep(OBSERVE_SECONDS)
+
     def nudge_deliveries(self, account_ids: Iterable[UUID]) -> None:
         """These accounts have somebody to write to now."""
         for account_id in account_ids:
@@ -216,6 +246,7 @@ async def opened(settings: Settings, *, fetch: signatures.Fetch | None = None) -
         stack.push_async_callback(gateway.admission.close)
         stack.push_async_callback(_end, asyncio.create_task(gateway.listen()))
         stack.push_async_callback(_end, asyncio.create_task(gateway.database.keep_time()))
+        stack.push_async_callback(_end, asyncio.create_task(gateway.keep_observing()))
         stack.push_async_callback(_end, asyncio.create_task(gateway.judging.keep_letting_go()))
         stack.push_async_callback(gateway.outbox.drain)
         stack.push_async_callback(gateway.reception.drain)

@@ -247,6 +247,9 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = Field(
         SecretStr(""), description="Bearer token for /metrics; empty = an admin key is needed"
     )
+    worker_metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of a worker's /metrics and /healthz; unset = none"
+    )
     drain_seconds: float = Field(25, ge=0, description="Time that running work has to end after SIGTERM")
     expiry_interval_seconds: float = Field(
         60, gt=0, description="How often expired mailboxes are marked, and delays told"

@@ -236,3 +236,8 @@ def exposition() -> tuple[bytes, str]:
         registry = prometheus_client.CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # the library leaves it untyped
     return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST
+
+
+def forget(pid: int, folder: str) -> None:
+    """A process of those that share `folder` (PROMETHEUS_MULTIPROC_DIR) has ended: what it held, nobody holds now."""
+    multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call] # the library leaves it untyped

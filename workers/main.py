@@ -31,7 +31,8 @@ from gateway.outbound.feedback import Feedback
 from gateway.outbound.record import Record
 from gateway.outbound.returning import Returning
 from gateway.settings import Settings
-from gateway.storage import housekeeping
+from gateway.storage import housekeeping, vitals
+from workers import window
 from workers.drains import Drains
 from workers.nudged import NudgedWorker, run_forever
 
@@ -79,12 +80,15 @@ class Work:
         self._looked = float("-inf")  # when all accounts were last looked at for mail to read
         self._looking = 0.0  # seconds that it took
         self._hearing: set[UUID] = set()
+        self.window_port: int | None = None  # of /metrics and /healthz; None = it has none
+        self._heart = vitals.Heart(gateway.database)
 
     def rounds(self) -> Sequence[Awaitable[None]]:
         """What runs until the process ends."""
         settings = self._settings
         return [
             self._carrier.renew_leases(),
+            _every(vitals.BEAT_SECONDS, self._heart.beat),
             _every(settings.sweep_interval_seconds, self._sweep),
             _every(settings.sweep_interval_seconds, self._feedback.apply_reports),
             _every(HEARING_SECONDS, self._learn_who_hears),
@@ -117,6 +121,8 @@ class Work:
         left = await asyncio.gather(
             self._carrier.close(rest), self._dispatcher.close(rest), self._gateway.judging.close(rest)
         )
+        with contextlib.suppress(Unavailable):
+            await self._heart.stop()
         log.info("worker drained", deliveries_left=left[0], webhooks_left=left[1], held_left=left[2])
 
     def _drains(self) -> Sequence[Drains]:
@@ -221,7 +227,8 @@ async def working(settings: Settings) -> AsyncIterator[Work]:
         tasks = [asyncio.ensure_future(round_) for round_ in work.rounds()]
         log.info("worker started")
         try:
-            yield work
+            async with window.opened(settings, gateway, tasks) as work.window_port:
+                yield work
         finally:
             renewing, *others = tasks
             for task in others:

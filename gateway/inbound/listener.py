@@ -23,7 +23,9 @@ from gateway.sockets import BACKLOG
 log = structlog.get_logger(__name__)
 
 # listener: "inbound", "inbound_tls", "submission", "submission_tls", as named by whoever opened it
-OPEN = prometheus_client.Gauge("postroom_smtp_connections_open", "SMTP connections open now", ["listener"])
+OPEN = prometheus_client.Gauge(
+    "postroom_smtp_connections_open", "SMTP connections open now", ["listener"], multiprocess_mode="livesum"
+)
 # outcome: "taken", "full" (all of them), "full_address" (the client's own), "draining", "unnamed" (by a proxy that said
 # nothing of its client), "made_room" (taken before, and sent away for another)
 ARRIVED = prometheus_client.Counter("postroom_smtp_connections", "SMTP connections made", ["listener", "outcome"])

@@ -17,12 +17,13 @@ import asyncio
 import collections
 import contextlib
 import enum
+import functools
 import re
 import ssl
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, Final, Protocol, cast
 
 import prometheus_client
 import structlog
@@ -39,6 +40,23 @@ log = structlog.get_logger(__name__)
 MESSAGES = prometheus_client.Counter("postroom_smtp_messages_accepted", "Messages answered with 2xx", ["listener"])
 RECEIVED = prometheus_client.Counter("postroom_smtp_bytes_received", "Bytes of messages received whole", ["listener"])
 # code_class: "4xx", "5xx"
+# reason: one of REASONS' values, "syntax" (and order of commands), "other"
+REFUSALS = prometheus_client.Counter("postroom_smtp_refusals", "Refusing replies by reason", ["listener", "reason"])
+REASONS: Final = {
+    "421 4.3.2": "ending",
+    "421 4.4.2": "timeout",
+    "421 4.7.0": "too_many",
+    "451 4.3.0": "our_fault",
+    "452 4.2.2": "over_quota",
+    "452 4.3.1": "no_room",
+    "452 4.5.3": "recipients",
+    "530 5.7.0": "authentication",
+    "535 5.7.8": "authentication",
+    "550 5.1.1": "no_such_mailbox",
+    "550 5.7.1": "not_ours",
+    "552 5.3.4": "too_large",
+    "554 5.4.6": "loop",
+}
 REFUSED = prometheus_client.Counter("postroom_smtp_replies_refusing", "Refusing replies", ["listener", "code_class"])
 
 READ_AHEAD = 1 << 16  # bytes held unread before reading pauses (at twice this); a read may bring as much again
@@ -509,6 +527,16 @@ class Phase(enum.Enum):
 Method = Callable[["InboundSMTP", str | None], Awaitable[None]]
 
 
+def _reason(reply: str) -> str:
+    known = REASONS.get(reply[:9])
+    return known or ("syntax" if reply.startswith("5.5", 4) else "other")
+
+
+@functools.cache  # as many as there are series
+def _refusal(listener: str, reason: str) -> prometheus_client.Counter:
+    return REFUSALS.labels(listener, reason)
+
+
 class InboundSMTP(smtp.SMTP):
     """One SMTP session. A subclass adds a verb by a method `smtp_<VERB>(arg)`, and a line to EHLO by `extensions`.
 
@@ -767,6 +795,7 @@ class InboundSMTP(smtp.SMTP):
         digit = reply[:1]
         if digit in self._service.refused:
             self._service.refused[digit].inc()
+            _refusal(self._service.listener, _reason(reply)).inc()
             self._errors += digit == "5"
         if reply.startswith("421"):
             self._phase = Phase.OVER

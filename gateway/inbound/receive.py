@@ -11,6 +11,7 @@ messages (gateway.inbound.returned).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -35,10 +36,16 @@ from gateway.storage import committer, db, events, mailboxes, messages
 
 log = structlog.get_logger(__name__)
 
-# outcome: "stored" (somebody's mailbox), "held" (until its sender is judged), "dropped" (nobody's, or over quota)
+# outcome: "stored" (somebody's mailbox), "held" (until its sender is judged), "dropped" (nobody's), "over_quota"
+# (dropped, and its owner told)
 STORED = prometheus_client.Counter("postroom_inbound_messages", "Messages committed, by recipient", ["outcome"])
 BATCH = prometheus_client.Histogram(
     "postroom_inbound_batch_size", "DATAs of one transaction", buckets=(1, 2, 4, 8, 16, 32, 64)
+)
+COMMIT = prometheus_client.Histogram(
+    "postroom_inbound_commit_seconds",
+    "Time of one transaction of mail, its look-ups included",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
 )
 
 RELAYING_DENIED: Final = "550 5.7.1 Relaying denied"
@@ -167,11 +174,13 @@ class Reception:
 
     async def _commit(self, batch: Sequence[Arrival]) -> list[str]:
         BATCH.observe(len(batch))
+        began = time.monotonic()
         for arrival in batch:
             arrival.accounts = []
         async with self._database.connection():  # the same one for every step
             plan = await self._placer.plan(batch)
             stored = (len(plan) == 1 and await self._store_at_once(plan)) or await self._store_together(plan)
+        COMMIT.observe(time.monotonic() - began)
         self._after(stored)
         return [_queued(arrival.incoming.receipt_id) for arrival in batch]
 
@@ -279,8 +288,12 @@ class Reception:
         return messages.Content(id=incoming.receipt_id, raw=raw, size=len(incoming.raw))
 
     def _after(self, sorting: Sorting) -> None:
-        for account_id, placements in sorting.stored.items():
-            STORED.labels("dropped" if account_id in self._void else "stored").inc(len(placements))
+        over_quota = sum(map(len, sorting.dropped.values()))
+        lost = sum(len(placements) for account_id, placements in sorting.stored.items() if account_id in self._void)
+        shown = sum(map(len, sorting.stored.values())) - lost
+        for outcome, count in (("stored", shown), ("dropped", lost - over_quota), ("over_quota", over_quota)):
+            if count:
+                STORED.labels(outcome).inc(count)
         for held in sorting.held.values():
             STORED.labels("held").inc(len(held))
         self._told(account_id for account_id in sorting.grown() if account_id not in self._void)

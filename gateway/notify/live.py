@@ -13,6 +13,7 @@ import contextlib
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -24,7 +25,14 @@ from gateway.storage import db, events
 
 log = structlog.get_logger(__name__)
 
-SUBSCRIPTIONS = prometheus_client.Gauge("postroom_live_subscriptions", "Streams and waits open now")
+SUBSCRIPTIONS = prometheus_client.Gauge(
+    "postroom_live_subscriptions", "Streams and waits open now", multiprocess_mode="livesum"
+)
+LAG = prometheus_client.Histogram(
+    "postroom_live_lag_seconds",
+    "Time from an event to its being handed to who listens, by the clocks of database and host",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
 TOLD = prometheus_client.Counter("postroom_live_events", "Events handed to subscriptions")
 CUT = prometheus_client.Counter("postroom_live_cut", "Subscriptions cut because they did not read")
 
@@ -170,6 +178,8 @@ class _Tail:
                 found = await events.after(connection, self._account_id, self.cursor, SLICE)
             for event in found:
                 self._hand(event)
+            if found:
+                LAG.observe(max(0.0, (datetime.now(UTC) - found[0].created_at).total_seconds()))
             if len(found) < SLICE:
                 return
 

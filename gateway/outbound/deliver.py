@@ -49,6 +49,10 @@ log = structlog.get_logger(__name__)
 
 # outcome: the provider's word (sent, delivered, deferred, bounced, failed, unknown, provider_fault)
 ATTEMPTS = prometheus_client.Counter("postroom_delivery_attempts", "Attempts at one recipient", ["provider", "outcome"])
+# class: the rule's (hard, quota, policy, content, network, soft, unknown); status: what became of the recipient
+REFUSALS: Final = prometheus_client.Counter(
+    "postroom_delivery_refusals", "Attempts after which a recipient was not taken", ["class", "status"]
+)
 SECONDS = prometheus_client.Histogram(
     "postroom_delivery_seconds",
     "Length of an attempt",
@@ -370,6 +374,8 @@ class Carrier:
         )
         found = [refusals.explained(one, own) for one in tries]
         fates = [*(None for _ in tries[:-1]), self._fate_by_rules(claimed, tries[-1], found[-1])]
+        if found[-1] is not None and fates[-1] is not None:
+            REFUSALS.labels(found[-1].kind, fates[-1].status).inc()
         judged = zip(tries, fates, found, strict=True)
         return [self._settled(claimed, one, fate, said, returns=returns) for one, fate, said in judged]
 

@@ -27,10 +27,20 @@ import asyncpg
 import databases
 import structlog
 from asyncpg import Connection as Connection  # noqa: PLC0414 - told to the rest of storage under this name
+from prometheus_client import Gauge
 
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.storage.clock import LOOK_SECONDS, Clock
 from gateway.storage.sql import load
+
+# state: "in_use", "idle"
+CONNECTIONS: Final = Gauge(
+    "postroom_db_connections", "Connections of the pools", ["state"], multiprocess_mode="livesum"
+)
+CONNECTIONS_LIMIT: Final = Gauge(
+    "postroom_db_connections_limit", "Connections that the pools may have (DB_POOL_SIZE)", multiprocess_mode="livesum"
+)
+WAITING: Final = Gauge("postroom_db_waiting", "Who waits for a connection of the pools", multiprocess_mode="livesum")
 
 log = structlog.get_logger(__name__)
 sql = load("clock")
@@ -115,6 +125,8 @@ class Database:
             raise ConfigurationError("DATABASE_URL must be set, such as postgresql://user:pass@host:5432/postroom")
         self._dsn = dsn
         self.clock = Clock()
+        self._size = pool_size
+        self._asking = 0  # who waits for a connection now
         # `databases` reads only part of a URL (sslmode, for one, not at all): asyncpg gets the whole of it as dsn.
         self._pool = databases.Database(
             "postgresql://",
@@ -181,11 +193,23 @@ class Database:
 
     async def _taken(self, stack: contextlib.AsyncExitStack) -> Any:
         """Whatever the server says to who asks for a connection, it is no fault of a statement."""
+        self._asking += 1
         try:
             async with asyncio.timeout(WAITING_SECONDS):
                 return await stack.enter_async_context(self._pool.connection())
         except asyncpg.PostgresError as error:  # such as: closed to connections, password changed, no such database
             raise Unavailable(retry_after=2) from error
+        finally:
+            self._asking -= 1
+
+    def observe(self) -> None:
+        """Tell of the pool as it is now."""
+        pool = getattr(getattr(self._pool, "_backend", None), "_pool", None)  # asyncpg's, which `databases` keeps
+        size, idle = (pool.get_size(), pool.get_idle_size()) if pool is not None else (0, 0)
+        CONNECTIONS.labels("in_use").set(size - idle)
+        CONNECTIONS.labels("idle").set(idle)
+        CONNECTIONS_LIMIT.set(self._size)
+        WAITING.set(self._asking)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

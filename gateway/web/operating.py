@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,9 +13,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gateway import telemetry
-from gateway.errors import InvalidApiKey, MissingApiKey, RestrictedApiKey
+from gateway.errors import InvalidApiKey, MissingApiKey, RestrictedApiKey, Unavailable
 from gateway.lifecycle import Gateway
 from gateway.outbound.backlog import Backlog
+from gateway.storage import vitals
 from gateway.web import edge
 from gateway.web.access import Access, bearer
 
@@ -40,24 +42,35 @@ class Operating:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """Database reachable and migrated, Redis told, listeners listening. 503 names what is missing."""
-        problems = await self._gateway.problems()
+        """Database reachable and migrated, Redis and living workers told, listeners listening. 503 names what is
+        missing: no worker is no reason to turn mail away, which waits for the next one."""
+        problems, workers = await self._gateway.problems(), await self._workers()
         listening = self._listening()
         problems += [f"{name} does not listen" for name, listens in listening.items() if not listens]
         body = {
             "status": "unready" if problems else "ready",
             "problems": problems,
             "redis": self._gateway.redis_state,
+            "workers": workers,
             "listeners": listening,
         }
         status = 503 if problems else 200
         return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
 
+    async def _workers(self) -> int | None:
+        """How many live; None = not known."""
+        try:
+            async with self._gateway.database.connection() as connection:
+                return (await vitals.workers(connection)).alive
+        except Unavailable:
+            return None
+
     async def metrics(self, request: Request) -> Response:
         """Prometheus exposition; open in dev, else by METRICS_TOKEN or an admin key."""
         if not self._gateway.settings.postroom_dev:
             await self._admit(request)
-        await self._backlog.sample()
+        self._gateway.observe()
+        await asyncio.gather(self._backlog.sample(), self._gateway.vitals.sample())
         body, content_type = telemetry.exposition()
         return Response(body, headers={"content-type": content_type})
 
