@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import MutableMapping, Sequence
 from datetime import datetime
 from typing import Any, BinaryIO, Final
@@ -162,6 +163,34 @@ def _console(stream: BinaryIO) -> Processor:
     return structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
     )
+
+
+class Seldom:
+    """A logger for what a flood would say again and again: of each event a few lines in a while; how many were left out
+    stands in the first line of a later while (`left_out`)."""
+
+    def __init__(self, log: Any, *, most: int = 10, seconds: float = 10.0) -> None:
+        self._log = log
+        self._most = most
+        self._seconds = seconds
+        self._whiles: dict[str, tuple[float, int]] = {}  # by event: when its while began (monotonic), lines asked for
+
+    def info(self, event: str, **context: Any) -> None:
+        self._say(self._log.info, event, context)
+
+    def warning(self, event: str, **context: Any) -> None:
+        self._say(self._log.warning, event, context)
+
+    def _say(self, say: Any, event: str, context: dict[str, Any]) -> None:
+        began, count = self._whiles.get(event, (float("-inf"), 0))
+        if time.monotonic() >= began + self._seconds:
+            left_out = max(count - self._most, 0)
+            self._whiles[event] = (time.monotonic(), 1)
+            say(event, **context, **({"left_out": left_out} if left_out else {}))
+            return
+        self._whiles[event] = (began, count + 1)
+        if count < self._most:
+            say(event, **context)
 
 
 # Redaction

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
+from gateway import telemetry
 from gateway.inbound import protocol, proxy
 
 log = structlog.get_logger(__name__)
+seldom: Final = telemetry.Seldom(log)
 
 
 class Doorway(asyncio.BufferedProtocol):
@@ -63,7 +65,7 @@ class Doorway(asyncio.BufferedProtocol):
         self._enter(address or self._session.remote_ip)
 
     def _reject(self, why: str) -> None:
-        log.warning("no PROXY header", proxy=self._session.remote_ip, why=why)
+        seldom.warning("no PROXY header", proxy=self._session.remote_ip, why=why)
         self._cancel_deadline()
         self._transport.abort()
 
@@ -94,7 +96,12 @@ class Doorway(asyncio.BufferedProtocol):
                 ssl_handshake_timeout=self._service.limits.handshake_seconds,
             )
         except (OSError, ssl.SSLError) as error:
-            log.info("tls handshake failed", remote_ip=session.remote_ip, error=type(error).__name__)
+            seldom.info(
+                "tls handshake failed",
+                session_id=session.session_id,
+                remote_ip=session.remote_ip,
+                error=type(error).__name__,
+            )
             self._transport.abort()
             session.leave()
             return

@@ -12,15 +12,18 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import prometheus_client
 import structlog
 
+from gateway import telemetry
 from gateway.inbound import doorway, protocol
 from gateway.settings import Settings
 from gateway.sockets import BACKLOG
 
 log = structlog.get_logger(__name__)
+seldom: Final = telemetry.Seldom(log)
 
 # listener: "inbound", "inbound_tls", "submission", "submission_tls", as named by whoever opened it
 OPEN = prometheus_client.Gauge(
@@ -163,7 +166,7 @@ class Listener:
         if self.service.draining:
             return self._outcome("draining", protocol.SHUTTING_DOWN)
         if len(self.sessions) - len(self._dismissed) >= self._connections and not self._make_room(session.remote_ip):
-            return self._outcome("full", FULL)
+            return self._outcome("full", FULL, session.remote_ip)
         self.sessions.add(session)
         self._open.inc()
         return None
@@ -190,11 +193,14 @@ class Listener:
         self._networks[session] = network
         self._from[network] += 1
         if self._from[network] > self._per_address:
-            return self._outcome("full_address", FULL_ADDRESS)
+            return self._outcome("full_address", FULL_ADDRESS, session.remote_ip)
         return self._outcome("taken", None)
 
-    def _outcome(self, outcome: str, reply: str | None) -> str | None:
+    def _outcome(self, outcome: str, reply: str | None, remote_ip: str = "") -> str | None:
         ARRIVED.labels(self.service.listener, outcome).inc()
+        if outcome in ("full", "full_address"):
+            told = {"listener": self.service.listener, "outcome": outcome, "open": len(self.sessions)}
+            seldom.warning("connection turned away", remote_ip=remote_ip, **told)
         return reply
 
     def _depart(self, session: protocol.InboundSMTP) -> None:

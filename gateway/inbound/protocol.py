@@ -19,6 +19,7 @@ import contextlib
 import enum
 import functools
 import re
+import secrets
 import ssl
 import uuid
 from collections.abc import Awaitable, Callable
@@ -30,11 +31,13 @@ import structlog
 from aiosmtpd import smtp
 from uuid_utils.compat import uuid7
 
+from gateway import telemetry, tracing
 from gateway.inbound import transcript
 from gateway.inbound.proxy import Network
 from gateway.settings import Settings
 
 log = structlog.get_logger(__name__)
+seldom: Final = telemetry.Seldom(log)
 
 # listener: "inbound", "inbound_tls", "submission", "submission_tls", as named by whoever opened it
 MESSAGES = prometheus_client.Counter("postroom_smtp_messages_accepted", "Messages answered with 2xx", ["listener"])
@@ -101,6 +104,8 @@ class Incoming:
     # What was said until the message was there, in order: "S: …" or "C: …" of at most 500 characters, and the
     # recipient, as in rcpt_to, that the line is about, if any. No secrets; empty where no dialogue led to the message.
     transcript: tuple[transcript.Line, ...] = ()
+    session_id: str = ""  # of the SMTP session, as it stands in its log lines; empty = there was none
+    trace: str | None = field(default_factory=tracing.stored)  # of the request that brought it; None = it had none
 
 
 class Desk(Protocol):
@@ -511,6 +516,15 @@ class Service:
             hold.release()
         if reply.startswith("2"):
             self.accepted.inc()
+        log.info(
+            "message answered",
+            receipt_id=str(incoming.receipt_id),
+            listener=self.listener,
+            remote_ip=incoming.remote_ip,
+            size=len(incoming.raw),
+            recipients=len(incoming.rcpt_to),
+            reply=reply[:9],  # codes; what follows may name somebody
+        )
         return reply
 
 
@@ -577,6 +591,7 @@ class InboundSMTP(smtp.SMTP):
         self.hostname = service.hostname
         self.transport = None
         self.remote_ip = ""
+        self.session_id = secrets.token_hex(6)
         self.tls = False
         self._timeout_handle = None
         self._handler_coroutine = None
@@ -725,6 +740,7 @@ class InboundSMTP(smtp.SMTP):
 
     async def _handle_client(self) -> None:
         """The session from banner to end; aiosmtpd runs it in a task when the connection is made."""
+        structlog.contextvars.bind_contextvars(session_id=self.session_id)  # in this task, and those it starts
         try:
             await self._dialogue()
         except Goodbye as goodbye:
@@ -888,7 +904,7 @@ class InboundSMTP(smtp.SMTP):
         try:
             await self._writer.start_tls(context, ssl_handshake_timeout=patience)
         except (OSError, ssl.SSLError) as error:
-            log.info("tls handshake failed", remote_ip=self.remote_ip, error=type(error).__name__)
+            seldom.info("tls handshake failed", remote_ip=self.remote_ip, error=type(error).__name__)
             self._writer.close()
             self.connection_lost(None)  # the TLS layer tells nobody of a connection that it never handed over
             raise PeerGone from error
@@ -1127,6 +1143,7 @@ class InboundSMTP(smtp.SMTP):
             smtputf8=envelope.smtp_utf8,
             raw=raw,
             transcript=self._transcript.lines(),
+            session_id=self.session_id,
         )
 
     def _require_hello(self) -> None:

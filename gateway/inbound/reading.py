@@ -90,6 +90,10 @@ def copy_for(
         "tls": incoming.tls,
         "receipt_id": incoming.receipt_id,
     }
+    if incoming.session_id:
+        envelope["session_id"] = incoming.session_id
+    if incoming.trace:
+        envelope["trace"] = incoming.trace
     return messages.NewMessage(
         id=message_id,
         event_id=uuid7(),

@@ -28,7 +28,7 @@ import msgspec
 import prometheus_client
 import structlog
 
-from gateway import errors, tokens
+from gateway import errors, telemetry, tokens
 from gateway.inbound import protocol
 from gateway.inbound.protocol import Goodbye, PeerGone, Phase, Refused
 from gateway.mail import address, submitted
@@ -41,6 +41,7 @@ from gateway.storage import db, idempotency, suppressions
 from gateway.storage.callers import Callers
 
 log = structlog.get_logger(__name__)
+seldom: Final = telemetry.Seldom(log, most=60)
 
 # outcome: "accepted", "failed" (no such key), "restricted" (a key that may not send), "shut_out" (too many failed from
 # this address), "suspended" (the account is), "unavailable"
@@ -270,7 +271,7 @@ class SubmissionSMTP(protocol.InboundSMTP):
         """Nothing that the peer said is logged: keys are typed into the wrong field, too."""
         self._failures += 1
         AUTHENTICATED.labels(outcome).inc()
-        log.info("authentication failed", remote_ip=self.remote_ip, outcome=outcome, failures=self._failures)
+        seldom.info("authentication failed", remote_ip=self.remote_ip, outcome=outcome, failures=self._failures)
         self._say(reply)
         if self._failures >= MAX_FAILURES:
             raise Goodbye(TOO_MANY_FAILURES)

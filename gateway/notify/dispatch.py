@@ -16,11 +16,11 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
-from gateway import loops
+from gateway import loops, tracing
 from gateway.errors import Unavailable
 from gateway.notify import webhooks as posting
 from gateway.settings import Settings
-from gateway.storage import db, webhooks
+from gateway.storage import db, events, webhooks
 from gateway.tokens import Keyring
 
 log = structlog.get_logger(__name__)
@@ -116,8 +116,23 @@ class Dispatcher:
         body = claimed.event.json()
         secrets = secrets_of(self._keyring, claimed.webhook, started_at)
         headers = posting.sign(secrets, str(claimed.event_id), started_at, body)
-        attempt = await self._poster.post(claimed.webhook.url, headers, body)
+        trace = await self._trace(claimed.account_id, claimed.event)
+        with tracing.within(trace):
+            traced = trace.headers() if trace is not None else {}
+            attempt = await self._poster.post(claimed.webhook.url, {**headers, **traced}, body)
+            if trace is not None or attempt.outcome != "delivered":
+                _log_attempt(claimed, attempt)
         return self._judge(claimed, attempt, started_at)
+
+    async def _trace(self, account_id: UUID, event: events.Event) -> tracing.Trace | None:
+        """Of the request that caused what the event is about; None where there is none, or it cannot be looked up."""
+        if event.email_id is None and event.message_id is None:
+            return None
+        try:
+            async with self._database.connection() as connection:
+                return tracing.of_stored(await events.trace(connection, account_id, event))
+        except Unavailable:
+            return None
 
     def _judge(self, claimed: webhooks.Claimed, attempt: posting.Attempt, started_at: datetime) -> webhooks.Settled:
         status, again_in = "dead", None
@@ -152,6 +167,20 @@ class Dispatcher:
                 break
         if disabled:
             self._told([settled.claimed.account_id])
+
+
+def _log_attempt(claimed: webhooks.Claimed, attempt: posting.Attempt) -> None:
+    """What was not taken, and whatever somebody follows."""
+    log.info(
+        "webhook attempt",
+        account_id=str(claimed.account_id),
+        webhook_id=str(claimed.webhook.id),
+        event_id=str(claimed.event_id),
+        number=claimed.number,
+        outcome=attempt.outcome,
+        status=attempt.status,
+        error=attempt.error,
+    )
 
 
 def _given_up(claimed: webhooks.Claimed, started_at: datetime, reason: str) -> webhooks.Settled:

@@ -27,7 +27,7 @@ import prometheus_client
 import structlog
 from uuid_utils.compat import uuid7
 
-from gateway import loops
+from gateway import loops, tracing
 from gateway.errors import PostroomError, Unavailable
 from gateway.mail import address, classify
 from gateway.outbound import refusals, signing, unsubscribe
@@ -272,6 +272,10 @@ class Carrier:
                 log.warning("lease lost", account_id=str(held.claimed.account_id), delivery_id=str(delivery_id))
 
     async def _carry(self, held: Held) -> None:
+        with tracing.within(tracing.of_stored(held.claimed.trace)):
+            await self._carry_on(held)
+
+    async def _carry_on(self, held: Held) -> None:
         claimed = held.claimed
         try:
             done = self._over(claimed) or await self._in_turn(held)
@@ -376,6 +380,7 @@ class Carrier:
         fates = [*(None for _ in tries[:-1]), self._fate_by_rules(claimed, tries[-1], found[-1])]
         if found[-1] is not None and fates[-1] is not None:
             REFUSALS.labels(found[-1].kind, fates[-1].status).inc()
+        _log_attempts(claimed, tries, found)
         judged = zip(tries, fates, found, strict=True)
         return [self._settled(claimed, one, fate, said, returns=returns) for one, fate, said in judged]
 
@@ -472,6 +477,26 @@ class Carrier:
         last = verdicts[-1]
         async with self._database.connection() as connection:
             return await emails.attempt_exists(connection, last.account_id, last.attempt_id) or None
+
+
+def _log_attempts(claimed: emails.Claimed, tries: Sequence[Try], found: Sequence[classify.Classified | None]) -> None:
+    """What was not taken, and whatever somebody follows. Never what was said: a reply may repeat an address."""
+    for one, rule in zip(tries, found, strict=True):
+        verdict = one.verdict
+        if claimed.trace is None and verdict.outcome in ("sent", "delivered"):
+            continue
+        log.info(
+            "delivery attempt",
+            account_id=str(claimed.account_id),
+            email_id=str(claimed.email_id),
+            delivery_id=str(claimed.id),
+            number=claimed.number,
+            provider=one.provider,
+            outcome=verdict.outcome,
+            code=verdict.code,
+            status=verdict.enhanced,
+            rule=rule.rule if rule is not None else None,
+        )
 
 
 def _check_lease(held: Held) -> None:

@@ -20,7 +20,7 @@ import msgspec
 import prometheus_client
 import structlog
 
-from gateway import errors
+from gateway import errors, tracing
 from gateway.mail import address, compose, plain
 from gateway.outbound import signing, unsubscribe
 from gateway.settings import Settings
@@ -93,6 +93,7 @@ class Prepared:
     raw: bytes
     message_id: str  # without brackets
     mail_from: str | None = None  # reverse path; empty = nobody is to be told of bounces; None = the address of From
+    trace: str | None = field(default_factory=tracing.stored)  # of the request that asks for it; None = it has none
 
 
 @dataclass(kw_only=True, slots=True)
@@ -469,6 +470,7 @@ def _new_email(prepared: Prepared, suppressed: Listed, clock: Clock) -> emails.N
         expires_at=due_at + timedelta(seconds=request.expires_in) if request.expires_in is not None else None,
         source=request.source,
         topic=request.topic,
+        trace=prepared.trace,
         deliveries=tuple(
             emails.NewDelivery(
                 id=clock.uuid7(),

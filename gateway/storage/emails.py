@@ -83,6 +83,7 @@ class NewEmail:
     expires_at: datetime | None
     source: str  # api, smtp
     topic: str | None = None  # that its recipients can unsubscribe from; empty = the sender's domain; None = nothing
+    trace: str | None = None  # gateway.tracing's, of the request that it came by; None = it had none
     deliveries: tuple[NewDelivery, ...]
 
 
@@ -171,6 +172,7 @@ class Claimed:
     composed_here: bool  # so that From is known to say `author`
     size: int  # bytes of the composed mail
     raw: bytes | None  # None = it is LARGE
+    trace: str | None  # gateway.tracing's, of the request that it came by; None = it had none
     before: str  # status when it was claimed: scheduled, queued, deferred; sending = somebody's lease ran out
 
     @property
@@ -226,6 +228,7 @@ async def add(connection: db.Connection, account_id: UUID, emails: Sequence[NewE
         expires_ats=[email.expires_at for email in emails],
         sources=[email.source for email in emails],
         topics=[email.topic for email in emails],
+        traces=[email.trace for email in emails],
     )
     rows = [(email, delivery) for email in emails for delivery in email.deliveries]
     await sql.add_deliveries.run(
@@ -296,6 +299,7 @@ def _claimed(account_id: UUID, row: Record, email: Record, canonical: str, liste
         lease_id=row["lease_id"],
         mail_from=email["mail_from"],
         author=email["from_address"],
+        trace=email["trace"],
         tags=email["tags"],
         on_unknown=email["on_unknown"],
         expires_at=email["expires_at"],

@@ -201,6 +201,14 @@ async def tell_of(connection: db.Connection, account_id: UUID, mailbox_id: UUID,
     return told
 
 
+async def trace(connection: db.Connection, account_id: UUID, event: Event) -> str | None:
+    """Of the request that caused what the event is about, as gateway.tracing keeps it; None = there was none."""
+    found: str | None = await sql.trace.value(
+        connection, account_id=account_id, email_id=event.email_id, message_id=event.message_id
+    )
+    return found
+
+
 async def redact(connection: db.Connection, account_id: UUID, mailbox_id: UUID, message_ids: Sequence[UUID]) -> None:
     """Leave only ids in what was told of deleted messages; webhooks that still wait tell the same."""
     await sql.redact.run(connection, account_id=account_id, mailbox_id=mailbox_id, message_ids=list(message_ids))

@@ -28,10 +28,11 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from gateway import errors
+from gateway import errors, telemetry, tracing
 from gateway.models import Origin
 
 log = structlog.get_logger(__name__)
+seldom: Final = telemetry.Seldom(log)
 
 # method: the standard ones, else OTHER; route: the path's template, else "unmatched"; status: as answered,
 # 499 where the client left first.
@@ -115,15 +116,16 @@ class Edge:
             await send(message)
 
         tokens = structlog.contextvars.bind_contextvars(request_id=current.request_id)
-        try:
-            await self._app(scope, receive, answer)
-        except ClientDisconnect:
-            current.status = _CLIENT_LEFT
-        except Exception as error:  # noqa: BLE001 - the edge: whatever it was, it is answered in the contract's shape
-            await _answer_error(error, scope, answer)
-        finally:
-            _record(scope, current, time.perf_counter() - started)
-            structlog.contextvars.reset_contextvars(**tokens)
+        with tracing.within(_trace(scope)):
+            try:
+                await self._app(scope, receive, answer)
+            except ClientDisconnect:
+                current.status = _CLIENT_LEFT
+            except Exception as error:  # noqa: BLE001 - the edge: whatever it was, it is answered in the contract's shape
+                await _answer_error(error, scope, answer)
+            finally:
+                _record(scope, current, time.perf_counter() - started)
+                structlog.contextvars.reset_contextvars(**tokens)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         current = scope[_KEY] = Exchange(request_id=_request_id(scope))
@@ -134,7 +136,7 @@ class Edge:
                 message = _with_headers(message, current)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=current.request_id):
+        with structlog.contextvars.bound_contextvars(request_id=current.request_id), tracing.within(_trace(scope)):
             try:
                 await self._app(scope, receive, answer)
             except WebSocketDisconnect:
@@ -149,6 +151,15 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
     return str(uuid_utils.uuid7())
+
+
+def _trace(scope: Scope) -> tracing.Trace | None:
+    """The caller's, where there is one."""
+    parents = [str(value, "latin-1") for name, value in scope["headers"] if name == b"traceparent"]
+    if not parents:
+        return None
+    states = [str(value, "latin-1") for name, value in scope["headers"] if name == b"tracestate"]
+    return tracing.of_headers(parents, states)
 
 
 def _with_headers(message: Message, current: Exchange) -> Message:
@@ -186,7 +197,7 @@ async def _answer_error(error: Exception, scope: Scope, answer: Send) -> None:
     if isinstance(known, errors.InternalError):
         log.error("request failed", route=current.route, exc_info=error)
     if isinstance(known, errors.Unavailable):
-        log.warning("answered unavailable", route=current.route, cause=type(error.__cause__).__name__)
+        seldom.warning("answered unavailable", route=current.route, cause=type(error.__cause__).__name__)
     if current.status == 0:  # else the answer has begun: the server breaks it off, which its reader notices
         status, headers, body = rendered(known, scope)
         headers += _allowed(error)

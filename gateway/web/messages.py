@@ -138,6 +138,7 @@ class Envelope(Output):
     remote_ip: str
     tls: bool
     receipt_id: UUID
+    session_id: str | None = Field(None, description="Of the SMTP session, as the operator's log names it")
 
 
 class Auth(Output):

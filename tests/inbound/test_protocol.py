@@ -818,7 +818,7 @@ async def test_a_failure_is_answered_without_its_text(failure: Exception) -> Non
             tray.failure = None
             await peer.talk(FROM, TO, ("DATA", "354"), (b".\r\n", "250"))
             assert port.budget.used == 0
-    assert [entry["event"] for entry in logs] == ["smtp command failed", "message not delivered"]
+    assert [entry["event"] for entry in logs] == ["smtp command failed", "message not delivered", "message answered"]
     assert "secret" not in protocol.FAILED
 
 

@@ -1,15 +1,15 @@
 -- add_emails: one account's e-mails of a batch
 insert into emails (account_id, id, from_name, from_address, mail_from, recipients, subject, message_id, tags, metadata, size, on_unknown,
-  scheduled_at, expires_at, source, topic, created_at)
+  scheduled_at, expires_at, source, topic, trace, created_at)
 select :account_id, u.id, u.from_name, u.from_address, u.mail_from, cast(u.recipients as jsonb), u.subject, u.message_id,
   cast(u.tags as jsonb), cast(u.metadata as jsonb), u.size, u.on_unknown, u.scheduled_at, u.expires_at, u.source, u.topic,
-  statement_timestamp()
+  u.trace, statement_timestamp()
 from unnest(cast(:ids as uuid[]), cast(:from_names as text[]), cast(:from_addresses as text[]), cast(:mail_froms as text[]),
   cast(:recipients as text[]), cast(:subjects as text[]), cast(:message_ids as text[]), cast(:tags as text[]), cast(:metadata as text[]),
   cast(:sizes as integer[]), cast(:on_unknowns as text[]), cast(:scheduled_ats as timestamptz[]), cast(:expires_ats as timestamptz[]),
-  cast(:sources as text[]), cast(:topics as text[]))
+  cast(:sources as text[]), cast(:topics as text[]), cast(:traces as text[]))
   as u (id, from_name, from_address, mail_from, recipients, subject, message_id, tags, metadata, size, on_unknown, scheduled_at,
-  expires_at, source, topic)
+  expires_at, source, topic, trace)
 
 -- add_deliveries: their recipients; due at once, at the scheduled time, or never (suppressed)
 insert into deliveries (account_id, id, email_id, kind, address, domain, status, due_at, waits_since, created_at, updated_at)
@@ -54,7 +54,7 @@ returning d.id, d.email_id, d.address, d.domain, d.attempts, d.in_data, d.lease_
 
 -- claimed_emails: what is to be sent to them; `listed` are those of the addresses that are not to be written to by now,
 -- each behind its scope and a space; large ones are not read yet
-select e.id, e.mail_from, e.from_address, e.source, e.tags, e.on_unknown, e.expires_at, e.created_at, e.scheduled_at, e.topic, e.size,
+select e.id, e.mail_from, e.from_address, e.source, e.tags, e.on_unknown, e.expires_at, e.created_at, e.scheduled_at, e.topic, e.trace, e.size,
   case when e.size <= :at_once then c.raw end as raw,
   array(select s.scope || ' ' || s.address from suppressions s where s.account_id = :account_id and s.address = any(cast(:addresses as text[]))
     and (s.expires_at is null or s.expires_at > statement_timestamp())) as listed

@@ -88,3 +88,7 @@ select e.seq, e.created_at from events e where e.account_id = :account_id order 
 delete from events e
 where e.account_id = :account_id and e.seq <= :until
   and e.seq < (select h.last_seq from event_heads h where h.account_id = :account_id)
+
+-- trace: of the request that caused the e-mail or the message
+select coalesce((select e.trace from emails e where e.account_id = :account_id and e.id = cast(:email_id as uuid)),
+  (select m.envelope ->> 'trace' from messages m where m.account_id = :account_id and m.id = cast(:message_id as uuid)))
