@@ -1,5 +1,4 @@
--- Workers say that they live; e-mails know the trace of the request that they came by; webhooks that are disabled are
--- counted without a look at the others.
+-- Workers say that they live; e-mails know the trace of the request that they came by.
 
 create table workers (
   id uuid primary key,
@@ -8,7 +7,5 @@ create table workers (
   started_at timestamptz not null,
   beat_at timestamptz not null
 );
-
-create index webhooks_disabled on webhooks (account_id) where status = 'disabled' and deleted_at is null;
 
 alter table emails add column trace text;
