@@ -161,6 +161,9 @@ def doctor(
     ] = None,
     reach: Annotated[str, typer.Option(help="Domain whose mail hosts are greeted, to see if port 25 is open")] = "",
     send_test: Annotated[str, typer.Option(help="Send a test mail to this address through each provider")] = "",
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Hand a mail in through the own SMTP port, and see its event")
+    ] = False,
     sender: Annotated[str, typer.Option("--from", help="Who it is from  [postmaster@ the first domain]")] = "",
 ) -> None:
     """Check a deployment from end to end and say what to do. Exit code 1 where there is a problem."""
@@ -171,6 +174,7 @@ def doctor(
         addresses=tuple(address or ()),
         reach=reach,
         send_test=send_test,
+        loop=loop,
         sender=sender,
     )
     try:

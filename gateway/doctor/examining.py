@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway import tokens
-from gateway.doctor import deployment, listening, own_domains, report, traffic, ways_out
+from gateway.doctor import deployment, listening, own_domains, report, traffic, upkeep, ways_out
 from gateway.doctor.report import Finding, Report, ok, problem, warning
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.inbound.domains import Domains
@@ -33,6 +33,7 @@ class Options:
     addresses: tuple[str, ...] = ()  # from which mail leaves; empty = those of SMTP_HOSTNAME
     reach: str = ""  # a domain whose hosts are connected to, to see whether port 25 is open; empty = none
     send_test: str = ""  # who gets a test mail through each provider; empty = none is sent
+    loop: bool = False  # whether a mail of our own goes in through our own port
     sender: str = ""  # who it is from; empty = postmaster at the first domain
     trusted: ssl.SSLContext | None = None  # whom clients trust; None = the system's authorities
 
@@ -51,6 +52,10 @@ async def examine(settings: Settings, options: Options) -> Report:
             report.bounded("secret_key.previous", house.previous_found(), seconds=SECONDS),
             report.bounded("database", house.database_found(), seconds=SECONDS),
             report.bounded("redis", deployment.redis(settings), seconds=SECONDS),
+            report.bounded("redis.memory", upkeep.redis_memory(settings), seconds=SECONDS),
+            report.bounded("database.upkeep", house.upkeep(), seconds=SECONDS),
+            report.bounded("workers", house.workers(), seconds=SECONDS),
+            report.bounded("inbound.loop", house.loop(options), seconds=SECONDS + upkeep.LOOP_SECONDS),
             report.bounded("listeners", listening.listeners(settings), seconds=SECONDS),
             report.bounded("certificate", house.certificate(options), seconds=SECONDS),
             report.bounded("queue", house.queues(), seconds=SECONDS),
@@ -116,6 +121,15 @@ class _House:
 
     async def queues(self) -> Sequence[Finding]:
         return await traffic.queues(self._database) if self._database else []
+
+    async def upkeep(self) -> Sequence[Finding]:
+        return await upkeep.database(self._database) if self._database else []
+
+    async def workers(self) -> Sequence[Finding]:
+        return await upkeep.workers(self._database, self._settings) if self._database else []
+
+    async def loop(self, options: Options) -> Sequence[Finding]:
+        return await upkeep.loop(self._database, self._settings) if self._database and options.loop else []
 
     async def reputation(self) -> Sequence[Finding]:
         return await traffic.reputation(self._database) if self._database else []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -38,6 +38,47 @@ class Server:
 
     @classmethod
     def from_row(cls, row: Record) -> Server:
+        return cls(**dict(row))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upkeep:
+    """How the database is kept."""
+
+    bytes: int
+    frozen_age: int  # transactions since the oldest one that is not frozen
+    autovacuum: bool
+    oldest_transaction: timedelta | None  # for how long it has been open, or prepared; None = there is none
+
+    @classmethod
+    def from_row(cls, row: Record) -> Upkeep:
+        return cls(**dict(row))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """A replication slot."""
+
+    name: str
+    is_active: bool  # somebody reads it
+    retained: int  # bytes of WAL that are kept for it
+
+    @classmethod
+    def from_row(cls, row: Record) -> Slot:
+        return cls(**dict(row))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """One of our tables; rows are estimates."""
+
+    name: str
+    living: int
+    dead: int  # rows that a vacuum will remove
+    bytes: int  # indexes and TOAST included
+
+    @classmethod
+    def from_row(cls, row: Record) -> Table:
         return cls(**dict(row))
 
 
@@ -85,6 +126,18 @@ class Fates:
 
 async def server(connection: db.Connection) -> Server:
     return Server.from_row(await sql.server.row(connection))
+
+
+async def upkeep(connection: db.Connection) -> Upkeep:
+    return Upkeep.from_row(await sql.upkeep.row(connection))
+
+
+async def slots(connection: db.Connection) -> list[Slot]:
+    return [Slot.from_row(row) for row in await sql.slots.fetch(connection)]
+
+
+async def tables(connection: db.Connection) -> list[Table]:
+    return [Table.from_row(row) for row in await sql.tables.fetch(connection)]
 
 
 async def connections(connection: db.Connection) -> Connections:

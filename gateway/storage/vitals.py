@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -151,6 +152,22 @@ async def workers(connection: db.Connection) -> Workers:
     return Workers(alive=row["alive"], silent=row["silent"]) if row else Workers(alive=0, silent=0)
 
 
+async def overdue(connection: db.Connection, settings: Settings) -> dict[str, timedelta]:
+    """How late the oldest of each kind of housekeeping is."""
+    row = await _work(connection, settings)
+    found = {"held mail": "held_for", "expiry of mailboxes": "expiry_overdue", "old idempotency keys": "keys_overdue"}
+    return {what: timedelta(seconds=float(row[name])) for what, name in found.items()}
+
+
+async def _work(connection: db.Connection, settings: Settings) -> Any:
+    return await sql.work.row(
+        connection,
+        limit=MOST,
+        retention=float(settings.retention_seconds),
+        remembered=float(settings.idempotency_seconds),
+    )
+
+
 class Vitals:
     """The gauges of one process."""
 
@@ -185,13 +202,7 @@ class Vitals:
             await self._lags(connection)
 
     async def _work(self, connection: db.Connection) -> None:
-        row = await sql.work.row(
-            connection,
-            limit=MOST,
-            retention=float(self._settings.retention_seconds),
-            remembered=float(self._settings.idempotency_seconds),
-        )
-        assert row is not None  # noqa: S101 - a select of values has one row
+        row = await _work(connection, self._settings)
         WEBHOOKS.labels("pending").set(row["webhooks_pending"])
         WEBHOOKS.labels("dead").set(row["webhooks_dead"])
         WEBHOOK_AGE.set(row["webhook_overdue"])

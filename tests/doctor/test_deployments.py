@@ -17,7 +17,7 @@ from gateway import keys, settings, tokens
 from gateway.doctor import examining
 from gateway.mail import dkim
 from gateway.mail.auth import dkim as checking
-from gateway.storage import accounts, db, dkim_keys, domains
+from gateway.storage import accounts, db, dkim_keys, domains, vitals
 from tests import nameserver
 from tests.notify import certificates
 from tests.outbound import api, sink
@@ -107,6 +107,7 @@ async def owned(dsn: str) -> None:
         await domains.looked(connection, account_id, OWN, [returns])
         await dkim_keys.add(connection, account_id, OWN, pair())
         await dkim_keys.seen(connection, account_id, OWN, [key.selector for key in pair()])
+    await vitals.Heart(database).beat()
     await database.close()
 
 
@@ -176,7 +177,26 @@ async def test_a_good_deployment_is_all_well(place: Place) -> None:
     names = {one["name"] for one in report["findings"]}
     assert names >= {
         *("settings", "secret_key", "database", "database.schema", "database.durability", "database.connections"),
-        *("clock", "redis", "listener.http", "listener.smtp", "certificate", "dns", "hostname", "reverse_dns"),
+        *(
+            "database.size",
+            "database.vacuum",
+            "database.transactions",
+            "database.replication",
+            "workers",
+            "housekeeping",
+        ),
+        *(
+            "clock",
+            "redis",
+            "redis.memory",
+            "redis.latency",
+            "listener.http",
+            "listener.smtp",
+            "certificate",
+            "dns",
+            "hostname",
+            "reverse_dns",
+        ),
         *(
             "mx",
             "spf",

@@ -113,6 +113,7 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
             "vitals.room",
             "vitals.lags",
         ),
+        *("condition.upkeep", "condition.slots", "condition.tables"),
         *(
             "condition.oldest_due",
             "condition.oldest_webhook",

@@ -47,3 +47,21 @@ select a.id as account_id, f.* from accounts a cross join lateral (
     count(*) filter (where d.status = 'suppressed') as suppressed
   from deliveries d where d.account_id = a.id and d.email_id >= :since) as f
 where not a.is_void and f.recipients > 0
+
+-- upkeep: how large the database is, how old its oldest transaction number and its oldest open transaction are
+select pg_database_size(current_database()) as bytes,
+  (select cast(age(d.datfrozenxid) as bigint) from pg_database d where d.datname = current_database()) as frozen_age,
+  current_setting('autovacuum') = 'on' as autovacuum,
+  clock_timestamp() - least(
+    (select min(a.xact_start) from pg_stat_activity a
+      where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'),
+    (select min(p.prepared) from pg_prepared_xacts p where p.database = current_database())) as oldest_transaction
+
+-- slots: replication slots, and how much WAL each keeps
+select cast(s.slot_name as text) as name, s.active as is_active, cast(coalesce(case when not pg_is_in_recovery()
+  then pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) end, 0) as bigint) as retained
+from pg_replication_slots s
+
+-- tables: our tables, their rows as Postgres estimates them, and their size with all that belongs to them
+select cast(s.relname as text) as name, s.n_live_tup as living, s.n_dead_tup as dead, pg_total_relation_size(s.relid) as bytes
+from pg_stat_user_tables s where s.schemaname = current_schema()
