@@ -90,12 +90,16 @@ def stored() -> str | None:
     return trace.stored() if trace is not None else None
 
 
-@contextlib.contextmanager
-def within(trace: Trace | None) -> Iterator[None]:
+_NOWHERE: Final = contextlib.nullcontext()
+
+
+def within(trace: Trace | None) -> contextlib.AbstractContextManager[None]:
     """Whatever runs within, in this task and those that it starts, belongs to the trace; None changes nothing."""
-    if trace is None:
-        yield
-        return
+    return _within(trace) if trace is not None else _NOWHERE
+
+
+@contextlib.contextmanager
+def _within(trace: Trace) -> Iterator[None]:
     token = _here.set(trace)
     try:
         with structlog.contextvars.bound_contextvars(trace_id=trace.trace_id, span_id=trace.span_id):
