@@ -163,7 +163,8 @@ async def _webhooks_are_believed(scene: Scene, step: int) -> None:
 async def test_a_clock_that_is_wrong_and_stepped_changes_nothing(dsn: str, redis_url: str, tmp_path: Path) -> None:
     """For six steps of the clock, hosts and worker running.
 
-    With a Clock that goes on believing the machine, Mailgun's post was refused (401) an hour ahead."""
+    With a Clock that goes on believing the machine, Mailgun's post was refused (401) an hour ahead. With
+    housekeeping that goes by the machine, the key was forgotten a day ahead."""
     async with _scene(dsn, redis_url, tmp_path) as scene, asyncio.timeout(240):
         key = uuid4().hex
         first = await _send(scene, scene.clients[0], key)

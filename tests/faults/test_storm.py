@@ -195,7 +195,8 @@ async def test_nothing_confirmed_is_lost_doubled_or_untold_whoever_is_killed(
     dsn: str, redis_url: str, kills: int, share: int
 ) -> None:
     """With 250 said before the commit, 26 confirmed mails were not stored after four kills. With followers told of the
-    newest event alone of what is new, one heard 11 after 7."""
+    newest event alone of what is new, one heard 11 after 7. With a webhook's lease that does not end, one event waited
+    for ever."""
     began = time.monotonic()
     async with _standing(dsn, redis_url) as city:
         ways: Sequence[load.Way] = ("sse", "websocket", "poll")
