@@ -40,7 +40,7 @@ SETTINGS: Final = {
     "LEASE_SECONDS": "1",
     "HEARTBEAT_SECONDS": "0.2",
     "SWEEP_INTERVAL_SECONDS": "0.2",
-    "OUTBOUND_DATA_TIMEOUT_SECONDS": "1",
+    "OUTBOUND_DATA_TIMEOUT_SECONDS": "4",  # longer than it takes to bring all to their stages
     "RETRY_SCHEDULE": "0.1",
     "OUTBOUND_CONCURRENCY": "100",
     "DESTINATION_CONCURRENCY": "100",
