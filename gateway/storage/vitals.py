@@ -204,7 +204,7 @@ class Vitals:
     async def _work(self, connection: db.Connection) -> None:
         row = await _work(connection, self._settings)
         WEBHOOKS.labels("pending").set(row["webhooks_pending"])
-        WEBHOOKS.labels("dead").set(row["webhooks_dead"])
+        WEBHOOKS.labels("dead").set(math.nan if row["webhooks_dead"] is None else row["webhooks_dead"])
         WEBHOOK_AGE.set(row["webhook_overdue"])
         DISABLED.set(row["webhooks_disabled"])
         HELD.set(row["messages_held"])

@@ -16,7 +16,9 @@ from workers w
 select
   (select count(*) from (
     select 1 from webhook_deliveries d where d.status = 'pending' order by d.due_at limit :limit) as found) as webhooks_pending,
-  (select count(*) from (select 1 from webhook_deliveries d where d.status = 'dead' limit :limit) as found) as webhooks_dead,
+  case when to_regclass('webhook_deliveries_dead') is not null then ( -- without it, all deliveries would be looked at
+    select count(*) from (select 1 from webhook_deliveries d where d.status = 'dead' limit :limit) as found)
+  end as webhooks_dead,
   (select count(*) from (
     select 1 from webhooks w where w.status = 'disabled' and w.deleted_at is null limit :limit) as found) as webhooks_disabled,
   coalesce(extract(epoch from statement_timestamp() - (
