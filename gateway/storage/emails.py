@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final
@@ -114,9 +114,8 @@ class Email:
 
     @classmethod
     def from_values(cls, row: Mapping[str, Any]) -> Email:
-        values = dict(row)
-        values.pop("account_id")
-        return cls(**values)
+        """Columns that are no field of it, such as one that a later version added, are left out."""
+        return cls(**{one.name: row[one.name] for one in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
