@@ -1,4 +1,4 @@
-"""`python -m bench [name …] [--quick]`: measure, and print one table. Nothing is written."""
+"""`python -m bench [name …] [--quick] [--seconds N]`: measure, and print one table. Nothing is written."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bench import report, setting
 
 ORDER = (
     "accept",
+    "load",
     "everything",
     "arrival",
     "sends",
@@ -33,6 +34,7 @@ ORDER = (
     "bombs",
     "flood",
     "enumeration",
+    "soak",
     "extraction",
 )
 
@@ -75,6 +77,7 @@ def _arguments(known: list[Measurement]) -> argparse.Namespace:
     names = [each.name for each in known]
     parser.add_argument("names", nargs="*", metavar="name", help="which measurements; all where none is named")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: does everything still run?")
+    parser.add_argument("--seconds", type=float, help="how long a soak takes")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(names)
     if unknown:
@@ -100,7 +103,7 @@ def main() -> int:
     known = measurements()
     arguments = _arguments(known)
     chosen = [each for each in known if not arguments.names or each.name in arguments.names]
-    with setting.opened(quick=arguments.quick) as where:
+    with setting.opened(quick=arguments.quick, seconds=arguments.seconds) as where:
         rows = asyncio.run(_measure(chosen, where))
     print(f"{report.machine()}{' · quick' if arguments.quick else ''}\n\n{report.table(rows)}")
     return int(any(row.met is False for row in rows))

@@ -279,14 +279,14 @@ class Client:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    async def send(self, order: Order) -> Outcome:
-        """Carry out an order over there."""
+    async def send(self, order: Order, *, patience: float = PATIENCE) -> Outcome:
+        """Carry out an order over there, within so many seconds."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         stdin.write(msgspec.json.encode(order) + b"\n")
         await stdin.drain()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             return msgspec.json.decode(await stdout.readline(), type=Outcome)
 
 

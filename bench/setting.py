@@ -21,6 +21,7 @@ class Setting:
 
     postgres_dsn: str  # the run's Postgres, as superuser, at its maintenance database
     redis_url: str  # the run's Valkey
+    seconds: float | None = None  # how long a soak takes; None = as it says itself
     quick: bool  # fewer and shorter rounds, smaller loads: a look whether everything still runs
 
     def rounds(self, full: int) -> int:
@@ -50,12 +51,14 @@ class Setting:
 
 
 @contextlib.contextmanager
-def opened(*, quick: bool) -> Iterator[Setting]:
+def opened(*, quick: bool, seconds: float | None = None) -> Iterator[Setting]:
     """A Postgres and a Valkey for this run, stopped and forgotten afterwards."""
     run = servers.Run(servers.on_disk())
     try:
         addresses = servers.await_addresses(run.begin())
-        yield Setting(postgres_dsn=addresses.postgres, redis_url=f"{addresses.redis}?db=0", quick=quick)
+        yield Setting(
+            postgres_dsn=addresses.postgres, redis_url=f"{addresses.redis}?db=0", quick=quick, seconds=seconds
+        )
     finally:
         run.end()
 

@@ -11,6 +11,7 @@ messages (gateway.inbound.returned).
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -48,6 +49,7 @@ COMMIT = prometheus_client.Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
 )
 
+TURNS_TO_REPLY: Final = 6  # of the event loop, from the commit until the senders' sessions have replied
 RELAYING_DENIED: Final = "550 5.7.1 Relaying denied"
 NO_SUCH_MAILBOX: Final = "550 5.1.1 No such mailbox"
 BAD_ADDRESS: Final = "501 5.1.3 Bad recipient address syntax"
@@ -296,9 +298,18 @@ class Reception:
                 STORED.labels(outcome).inc(count)
         for held in sorting.held.values():
             STORED.labels("held").inc(len(held))
-        self._told(account_id for account_id in sorting.grown() if account_id not in self._void)
+        grown = [account_id for account_id in sorting.grown() if account_id not in self._void]
+        _after_replies(lambda: self._told(grown))
         if sorting.held:
-            self._judge(sorting.held)
+            _after_replies(lambda: self._judge(sorting.held))
+
+
+def _after_replies(work: Callable[[], None], turns: int = TURNS_TO_REPLY) -> None:
+    """Telling takes time, and nobody is told of dropped mail: done before the replies, it would show who lives."""
+    if turns:
+        asyncio.get_running_loop().call_soon(_after_replies, work, turns - 1)
+    else:
+        work()
 
 
 def _size(arrival: Arrival) -> int:

@@ -39,6 +39,7 @@ MAX_METADATA_BYTES: Final = 16_384  # as JSON
 LARGE: Final = 262_144  # bytes of bodies and attachments; from here on composing leaves the event loop
 LONG: Final = 32_768  # characters of HTML; making text of so much leaves it, too
 COUNT_SECONDS: Final = 1.0  # how long a count of waiting recipients is believed
+MAX_COUNTED: Final = 10_000  # accounts whose count is believed at once
 PATIENCE_SECONDS: Final = 25.0  # from the request; Heroku's router hangs up after 30
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -252,10 +253,12 @@ class Outbox:
                 f"{waiting} recipients wait to be sent to; at most {most} may (MAX_QUEUED): try again later.",
                 retry_after=5,
             )
+        if len(self._waiting) >= MAX_COUNTED:
+            self._waiting.clear()
         self._waiting[account_id] = (until, waiting + wanted)
 
     def _give_room_back(self, submission: Submission) -> None:
-        until, waiting = self._waiting[submission.account_id]
+        until, waiting = self._waiting.get(submission.account_id, (0.0, 0))
         self._waiting[submission.account_id] = (until, max(0, waiting - submission.recipient_count))
 
     # The commit

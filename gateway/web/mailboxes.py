@@ -26,6 +26,7 @@ VOWELS: Final = "aeiou"
 SYLLABLES: Final = 11  # of 80 each: 69 bits
 MAX_METADATA_BYTES: Final = 16_384
 COUNTED_SECONDS: Final = 1.0  # how long a count of live mailboxes is believed
+MAX_COUNTED: Final = 10_000  # accounts whose count is believed at once
 SKIPPED: Final = 100  # message ids that a wait may leave out
 CREATE: Final = "POST /v1/mailboxes"
 
@@ -211,6 +212,8 @@ class Mailboxes:
                 f"The account has {most} live mailboxes, and may have no more (MAX_MAILBOXES): delete some.",
                 retry_after=60,
             )
+        if len(self._counted) >= MAX_COUNTED:
+            self._counted.clear()
         self._counted[account_id] = (until, count + 1)
 
     async def _cursor(self, account_id: UUID, mailbox_id: UUID) -> str:
