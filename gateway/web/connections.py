@@ -133,6 +133,8 @@ class Connection(HttpToolsProtocol):
             return
         self._stepped = False
         super().data_received(data)
+        if self._closing:  # refused, or another protocol's from now on
+            return
         self._silent = 0 if self._stepped else self._silent + len(data)
         if self._silent > MAX_HEAD:
             self._refuse("head", errors.HeadersTooLarge())

@@ -16,7 +16,9 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+from websockets.asyncio.client import connect
 
 from gateway.web import connections, edge
 
@@ -81,7 +83,8 @@ class Port:
 @contextlib.asynccontextmanager
 async def listening(**changes: Any) -> AsyncIterator[Port]:
     methods = ["GET", "POST", "OPTIONS"]
-    app: Starlette = edge.application([Route(f"/{path}", answer, methods=methods) for path in ("", "refused", "big")])
+    plain = [Route(f"/{path}", answer, methods=methods) for path in ("", "refused", "big")]
+    app: Starlette = edge.application([*plain, WebSocketRoute("/echo", echo)])
     http: Any = connections.protocol(limits(**changes))
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
@@ -115,6 +118,23 @@ def refusal(answers: bytes) -> dict[str, Any]:
     assert b"content-type: application/json" in head
     assert b"connection: close" in head
     return told
+
+
+async def echo(socket: WebSocket) -> None:
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.send_text(text)
+
+
+async def test_a_websocket_outlives_the_deadline_of_heads() -> None:
+    """With the head watched again once the connection was the WebSocket's, this failed: every stream was cut off
+    HTTP_HEAD_SECONDS after it had begun."""
+    loop = asyncio.get_running_loop()
+    async with listening(head_seconds=SOON) as port, connect(f"ws://127.0.0.1:{port.number}/echo") as socket:
+        until = loop.time() + 4 * SOON
+        while loop.time() < until:
+            await socket.send("here")
+            assert await socket.recv() == "here"
 
 
 # What never ends
