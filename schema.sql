@@ -263,6 +263,8 @@ create table webhooks (
   failing_since timestamptz,                          -- first failure with no success after it; null = it works
   created_at timestamptz not null default now(),
   deleted_at timestamptz,                             -- null = not deleted
+  ordered boolean not null default false,             -- one after the other for each mailbox or e-mail
+  earlier_secrets_until timestamptz[] not null default '{}',  -- the same of those before the secret before, newest first
   primary key (account_id, id)
 );
 
@@ -281,10 +283,17 @@ create table webhook_deliveries (                     -- one event for one webho
   last_status smallint,                               -- HTTP status of the last answer; null = none came
   created_at timestamptz not null,
   finished_at timestamptz,                            -- null = pending
+  turn_id uuid,                                       -- the mailbox or e-mail whose events wait for each other; null = told
+                                                      -- at once
+  told_before integer not null default 0,             -- attempts made before somebody asked to have it told again
   primary key (account_id, webhook_id, event_id)
 );
 create index webhook_deliveries_due on webhook_deliveries (due_at) where status = 'pending';
-create index webhook_deliveries_due_of_account on webhook_deliveries (account_id, due_at) where status = 'pending';
+create index webhook_deliveries_due_of_webhook on webhook_deliveries (account_id, webhook_id, due_at) where status = 'pending';
+create index webhook_deliveries_leased on webhook_deliveries (account_id, webhook_id, due_at) where lease_id is not null;
+create index webhook_deliveries_in_turn on webhook_deliveries (account_id, webhook_id, turn_id, seq)
+  where status = 'pending' and turn_id is not null;                                    -- who is before whom
+create index webhook_deliveries_dead on webhook_deliveries (account_id, webhook_id, event_id) where status = 'dead';
 create index webhook_deliveries_by_seq on webhook_deliveries (account_id, seq);        -- redaction, retention
 
 create table webhook_attempts (                       -- append-only

@@ -205,6 +205,9 @@ class Settings(BaseSettings):
     stream_buffer_events: int = Field(1000, ge=10, description="Events a slow stream may lag behind before it is cut")
     webhook_allow_private: bool = Field(False, description="Whether webhooks may go to private and loopback addresses")
     webhook_timeout_seconds: float = Field(15, gt=0, description="One webhook attempt, from look-up to answer")
+    webhook_concurrency: int = Field(
+        5, ge=1, le=100, description="Deliveries under way at once to one webhook, over all workers"
+    )
     webhook_retry_schedule: Words = Field(
         ("5", "300", "1800", "7200", "18000", "36000", "50400", "72000", "86400"),
         description="Seconds between webhook attempts; after the last `dead`",

@@ -24,6 +24,7 @@ import structlog
 from gateway import lifecycle, loops, telemetry
 from gateway.errors import Unavailable
 from gateway.inbound.indexing import AfterwardsReader
+from gateway.notify import guard
 from gateway.notify.dispatch import Dispatcher
 from gateway.notify.webhooks import Poster
 from gateway.outbound.deliver import Carrier
@@ -66,8 +67,14 @@ class Work:
             returning=Returning(gateway.database, gateway.return_paths),
         )
         self._feedback = Feedback(gateway.database, told=gateway.tell)
-        poster = Poster(allow_private=settings.webhook_allow_private, timeout_seconds=settings.webhook_timeout_seconds)
-        self._dispatcher = Dispatcher(gateway.database, settings, gateway.keyring, poster, told=gateway.tell)
+        poster = Poster(
+            allow_private=settings.webhook_allow_private,
+            timeout_seconds=settings.webhook_timeout_seconds,
+            resolver=guard.system_resolver if settings.webhook_allow_private else guard.over_dns(gateway.resolver),
+        )
+        self._dispatcher = Dispatcher(
+            gateway.database, settings, gateway.keyring, poster, told=gateway.tell, again=self._tell_again
+        )
         self._deliveries = Drains(self._carrier.drain, name="deliver")
         self._webhooks = Drains(self._dispatcher.drain, name="webhooks")
         self._reader = AfterwardsReader(gateway.database, gateway.parsing, gateway.pace, told=gateway.tell)
@@ -125,6 +132,9 @@ class Work:
             await self._heart.stop()
         log.info("worker drained", deliveries_left=left[0], webhooks_left=left[1], held_left=left[2])
 
+    def _tell_again(self, account_id: UUID) -> None:
+        self._webhooks.poke(account_id)
+
     def _drains(self) -> Sequence[Drains]:
         return self._deliveries, self._webhooks, self._indexing, self._judging, self._held, self._counting
 
@@ -181,6 +191,10 @@ class Work:
         for step in self._forgetting():
             await _guarded(step)
 
+    async def _tidy_webhooks(self) -> None:
+        async for account_id in housekeeping.tidy_webhooks(self._gateway.database):
+            self._gateway.tell([account_id])
+
     def _forgetting(self) -> Iterator[Callable[[], Awaitable[object]]]:
         settings, forget = self._settings, functools.partial
         database = self._gateway.database
@@ -198,6 +212,8 @@ class Work:
             yield forget(housekeeping.forget_emails, database, settings.email_retention_seconds)
         if settings.attempt_retention_seconds:
             yield forget(housekeeping.forget_attempts, database, settings.attempt_retention_seconds)
+        yield forget(housekeeping.forget_deliveries, database)
+        yield self._tidy_webhooks
         yield forget(housekeeping.forget_statistics, database, settings.statistics_retention_seconds)
 
 

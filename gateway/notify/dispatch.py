@@ -2,11 +2,16 @@
 
 A worker that dies while posting lets its lease run out, and the event is told again under the same webhook-id: at least
 once, never zero times. The lease is longer than an attempt can take, so it needs no heartbeat.
+
+Nobody waits for a slow receiver: of one webhook a few posts are under way at once, at all workers together, and no
+more is claimed. Of a process's slots an account has no more than are left for all others, so that there always are
+some.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import random
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -25,9 +30,7 @@ from gateway.tokens import Keyring
 
 log = structlog.get_logger(__name__)
 
-CHUNK: Final = 20  # deliveries of one claim
-AT_ONCE: Final = 50  # posts under way in one process
-LEASE_MARGIN_SECONDS: Final = 30.0  # beyond the longest attempt
+AT_ONCE: Final = 400  # posts under way in one process
 AGAIN_SECONDS: Final = 0.5  # between tries to write down what came of it, while the database is away
 JITTER: Final = 0.1
 
@@ -43,28 +46,58 @@ class Dispatcher:
         poster: posting.Poster,
         *,
         told: Callable[[Iterable[UUID]], None],
+        again: Callable[[UUID], None],
     ) -> None:
+        """`told`: called with accounts whose logs grew. `again`: with one that is to be drained once more."""
         self._database = database
         self._settings = settings
         self._keyring = keyring
         self._poster = poster
         self._told = told
-        self._slots = asyncio.Semaphore(AT_ONCE)
         self._unheard: dict[UUID, UUID] = {}  # leases whose claim broke off: nobody knows whether they stand; account
+        self._again = again
+        self._under_way: collections.Counter[UUID] = collections.Counter()  # posts of each account
+        self._held_back: set[UUID] = set()  # accounts of which more may be due than their webhooks had room for
+        self._crowded_out: set[UUID] = set()  # accounts that had no slot
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
     async def drain(self, account_id: UUID) -> None:
-        """Begin to tell everything of the account that is due; returns when nothing more is."""
+        """Begin to tell everything of the account that is due and may be told now; what may not be is drained again
+        when a post has ended."""
         while not self._closing:
-            claimed = await self._claim(account_id)
-            for one in claimed:
-                await self._slots.acquire()
-                task = asyncio.create_task(self._tell(one))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            if len(claimed) < CHUNK:
+            slots = self._slots(account_id)
+            if slots <= 0:
+                self._crowded_out.add(account_id)
                 return
+            self._held_back.add(account_id)  # before looking: a post that ends from here on means another look
+            got = await self._claim(account_id, slots)
+            for one in got.claimed:
+                self._begin(one)
+            if not got.more:
+                self._held_back.discard(account_id)
+            if len(got.claimed) < slots:
+                return
+
+    def _slots(self, account_id: UUID) -> int:
+        """How many more posts the account may begin, so that it has no more in all than are left for the others."""
+        left = AT_ONCE - len(self._tasks)
+        return (left - self._under_way[account_id] + 1) // 2
+
+    def _begin(self, claimed: webhooks.Claimed) -> None:
+        self._under_way[claimed.account_id] += 1
+        task = asyncio.create_task(self._tell(claimed))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, claimed.account_id))
+
+    def _ended(self, task: asyncio.Task[None], account_id: UUID) -> None:
+        self._tasks.discard(task)
+        self._under_way[account_id] -= 1
+        if not self._under_way[account_id]:
+            del self._under_way[account_id]
+        waiting, self._crowded_out = self._crowded_out, set()
+        for another in waiting | ({account_id} & self._held_back):
+            self._again(another)
 
     async def look(self) -> list[UUID]:
         """Accounts with somebody to tell now."""
@@ -84,12 +117,15 @@ class Dispatcher:
         await self._poster.close()
         return left
 
-    async def _claim(self, account_id: UUID) -> list[webhooks.Claimed]:
-        lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
+    async def _claim(self, account_id: UUID, limit: int) -> webhooks.Slice:
+        lease = self._settings.webhook_timeout_seconds + self._settings.lease_seconds
+        each = self._settings.webhook_concurrency
         lease_id = uuid7()
         try:
             async with self._database.transaction() as connection:
-                return await webhooks.claim(connection, account_id, lease_id=lease_id, lease_seconds=lease, limit=CHUNK)
+                return await webhooks.claim(
+                    connection, account_id, lease_id=lease_id, lease_seconds=lease, each=each, limit=limit
+                )
         except Unavailable:
             self._unheard[lease_id] = account_id
             raise
@@ -106,8 +142,8 @@ class Dispatcher:
             await self._write(await self._attempt(claimed))
         except Exception:  # this delivery alone; its lease runs out and somebody tries again
             log.exception("webhook delivery failed", webhook_id=str(claimed.webhook.id), event_id=str(claimed.event_id))
-        finally:
-            self._slots.release()
+        if claimed.turn_id is not None:
+            self._again(claimed.account_id)
 
     async def _attempt(self, claimed: webhooks.Claimed) -> webhooks.Settled:
         started_at = self._database.clock.now()
@@ -141,7 +177,7 @@ class Dispatcher:
         elif attempt.outcome == "failed":
             spread = random.uniform(-JITTER, JITTER)  # noqa: S311 - spreads load; nothing secret
             again_in = posting.next_attempt(
-                claimed.number, self._settings.webhook_retry_schedule, attempt.retry_after, spread
+                claimed.tries, self._settings.webhook_retry_schedule, attempt.retry_after, spread
             )
             status = "dead" if again_in is None else "pending"
         return webhooks.Settled(
@@ -199,11 +235,8 @@ def _given_up(claimed: webhooks.Claimed, started_at: datetime, reason: str) -> w
 
 
 def secrets_of(keyring: Keyring, webhook: webhooks.Webhook, now: datetime) -> list[str]:
-    """What a post to it is signed with: the current secret, while it is being rotated the one before, and the same of
+    """What a post to it is signed with: the current secret, while it is being rotated those before, and the same of
     SECRET_KEYs before this one, for its receiver knows only what it was told once. `now` by the database's clock."""
-    generations = [webhook.secret_generation]
-    until = webhook.previous_secret_until
-    if until is not None and until > now:
-        generations.append(webhook.secret_generation - 1)
+    generations = webhook.signing_generations(now)
     keyrings = (keyring, *keyring.previous)
     return [one.webhook_secret(webhook.id, number) for one in keyrings for number in generations]

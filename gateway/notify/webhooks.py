@@ -44,6 +44,7 @@ Outcome = Literal["delivered", "failed", "gone"]
 
 ANSWER_READ_BYTES: Final = 65_536  # then the connection is closed; the status counts all the same
 ANSWER_KEPT_BYTES: Final = 1024
+ANSWER_SECONDS: Final = 1.0  # for the rest of an answer whose status is known: it decides nothing any more
 RETRY_AFTER_MAX_SECONDS: Final = 86_400.0  # a receiver cannot put a delivery off for longer
 _ERROR_MAX_CHARACTERS: Final = 200
 _KEEPALIVE_SECONDS: Final = 15.0
@@ -64,7 +65,7 @@ class Attempt:
 
     outcome: Outcome
     status: int | None  # of the HTTP answer; None if there was none
-    latency: float  # seconds, from look-up to the answer's end or the error
+    latency: float  # seconds, from look-up to the answer's end or the error; 0 where the target is not allowed
     answer: str  # first 1 KiB of the answer as text, without NUL; may be empty
     error: str | None  # why there was no answer, for the webhook's owner; None if there was one
     retry_after: float | None  # seconds the receiver asked for, 0 to 86,400; None if it asked for none
@@ -145,7 +146,10 @@ class Poster:
                 await self._exchange(target, headers, body, answer)
         except TimeoutError:
             return f"no answer within {self._timeout_seconds:g} s"
-        except (guard.ForbiddenTarget, OSError, *_EXCHANGE_ERRORS) as error:
+        except guard.ForbiddenTarget as refusal:
+            answer.refuse()
+            return _describe(refusal)
+        except (OSError, *_EXCHANGE_ERRORS) as error:
             return _describe(error)
         except Exception:  # a target that upsets the HTTP library fails its own delivery, nothing else
             log.exception("webhook attempt broke", webhook_id=headers.get("webhook-id"))
@@ -173,8 +177,12 @@ class Poster:
         ]
         async with self._pool.stream("POST", url, headers=request_headers, content=body) as response:
             answer.begin(response.status, response.headers)
-            async with contextlib.aclosing(response.aiter_stream()) as chunks:
-                await answer.read(chunks)
+            with contextlib.suppress(TimeoutError):
+                async with (
+                    asyncio.timeout(ANSWER_SECONDS),
+                    contextlib.aclosing(response.aiter_stream()) as chunks,
+                ):
+                    await answer.read(chunks)
 
 
 class _CheckedConnections(httpcore2.AsyncNetworkBackend):
@@ -212,6 +220,12 @@ class _Answer:
         self._status: int | None = None
         self._retry_after: float | None = None
         self._start = b""
+        self._refused = False
+
+    def refuse(self) -> None:
+        """The target is not allowed. How long it took to find that out is nobody's business: an inner name that is
+        known, one that is not, and one that the DNS does not have are told apart by nothing."""
+        self._refused = True
 
     def begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._status = status
@@ -231,7 +245,7 @@ class _Answer:
         return Attempt(
             outcome=_outcome(status),
             status=status,
-            latency=latency,
+            latency=0.0 if self._refused else latency,
             answer=self._start.decode("utf-8", "replace").replace("\x00", "�"),  # Postgres takes no NUL
             error=error if status is None else None,
             retry_after=self._retry_after,

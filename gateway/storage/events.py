@@ -46,7 +46,7 @@ TYPES: Final = frozenset(
             for what in ("bounced", "failed", "suppressed", "complained", "unknown", "opened", "clicked")
         ),
         *("email.unsubscribed", "email.resubscribed"),
-        *("domain.verified", "domain.failed", "webhook.disabled", "quota.exceeded"),
+        *("domain.verified", "domain.failed", "webhook.disabled", "webhook.test", "quota.exceeded"),
         *AUDITED,
         "log.restored",
     }

@@ -7,6 +7,7 @@ may run twice at once or die at any point: whatever is left is found again the n
     tell_late   tells of recipients that wait for long, once
     reclaim     removes the rows of mailboxes that were deleted or expired longer than the retention ago
     empty_void  removes mail that was dropped
+    tidy        disables webhooks whose mailbox is gone, and removes those that were deleted
     forget      removes old keys, callbacks, reports, suppressions, attempts, e-mails, statistics and beginnings of logs
     close       removes accounts that were deleted
     abandon     gives up reports of mail that nobody knows of
@@ -38,13 +39,14 @@ from gateway.storage import (
     old_emails,
     statistics,
     suppressions,
+    webhooks,
 )
 
 log = structlog.get_logger(__name__)
 
 # what: "mailbox" (expired), "late" (recipients told of), "reclaimed" (mailboxes), "message", "void", "event",
 # "account" (rows of deleted ones), "api_key" (revoked), "callback", "handed_over", "idempotency_key", "suppression",
-# "email", "attempt", "statistics"
+# "email", "attempt", "statistics", "webhook_delivery"
 SWEPT = prometheus_client.Counter("postroom_swept_rows", "Rows that housekeeping changed or removed", ["what"])
 
 EXPIRE_SLICE: Final = 2000  # mailboxes of one statement
@@ -54,6 +56,7 @@ EMAIL_SLICE: Final = 200  # e-mails of one transaction
 EMAIL_BYTES: Final = 134_217_728  # of those together: no statement may take as long as one of all of the largest would
 FORGET_SLICE: Final = 2000  # events, keys, attempts
 ACCOUNTS: Final = 2000  # rows looked at to find accounts with work
+DELETED_SECONDS: Final = 86_400.0  # how long a deleted webhook's row lies, longer than any transaction that knew it
 VOID_SECONDS: Final = 600  # how long dropped mail lies
 
 
@@ -282,6 +285,36 @@ async def forget_attempts(database: db.Database, seconds: float) -> int:
         removed += await _walk(database, account_id, slice_of)
     SWEPT.labels("attempt").inc(removed)
     return removed
+
+
+async def forget_deliveries(database: db.Database) -> int:
+    """Remove what webhooks were told of events that are not in the log any more, attempts and all; how many."""
+    removed = 0
+    async for account_id in _each(database, webhooks.accounts):
+        async with database.connection() as connection:
+            oldest = (await events.bounds(connection, account_id)).oldest
+        after: int | None = 0
+        while after is not None:
+            async with database.transaction() as connection:
+                count, after = await webhooks.forget(
+                    connection, account_id, after=after, oldest=oldest, limit=FORGET_SLICE
+                )
+            removed += count
+    SWEPT.labels("webhook_delivery").inc(removed)
+    return removed
+
+
+async def tidy_webhooks(database: db.Database) -> AsyncIterator[UUID]:
+    """Remove webhooks that were deleted, disable those whose mailbox is gone; yields the accounts whose logs grew."""
+    async for account_id in _each(database, webhooks.accounts):
+        async with database.transaction() as connection:
+            await webhooks.remove_deleted(connection, account_id, DELETED_SECONDS)
+            bereft = await webhooks.bereft(connection, account_id)
+        for webhook_id in bereft:
+            async with database.transaction() as connection:
+                disabled = await webhooks.disable(connection, account_id, webhook_id, webhooks.BEREFT)
+            if disabled:
+                yield account_id
 
 
 async def _each(database: db.Database, accounts_after: Callable[..., Awaitable[list[UUID]]]) -> AsyncIterator[UUID]:

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -39,6 +40,11 @@ class Receiver:
         self.answers: collections.deque[str] = collections.deque()  # status lines to come, with further header lines
         self.otherwise = OK
         self.hold: asyncio.Event | None = None  # nothing is answered before it is set
+        self.at_once = 0  # requests that wait for their answer
+        self.most_at_once = 0
+        self.decide: Callable[[Told], str | None] = lambda told: (
+            None
+        )  # the status line for one request; None = the usual
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
         self._talks: set[asyncio.Task[None]] = set()
@@ -82,11 +88,17 @@ class Receiver:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
         body = await reader.readexactly(int(headers["content-length"]))
-        answer = self.answers.popleft() if self.answers else self.otherwise
+        told = Told(path=head[0].split(" ")[1], headers=headers, body=body)
+        answer = self.decide(told) or (self.answers.popleft() if self.answers else self.otherwise)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         async with self._changed:
-            self.told.append(Told(path=head[0].split(" ")[1], headers=headers, body=body))
+            self.told.append(told)
             self._changed.notify_all()
-        if self.hold is not None:
-            await self.hold.wait()
+        try:
+            if self.hold is not None:
+                await self.hold.wait()
+        finally:
+            self.at_once -= 1
         writer.write(f"HTTP/1.1 {answer}\r\nContent-Length: 4\r\n\r\nseen".encode())
         await writer.drain()

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
 LATER = "2030-01-01T00:00:00Z"
+HOOK = "http://127.0.0.1:9/in?token=whsec_hidden"
 RULE = {"words": "private words", "kind": "policy"}
 TEMPLATE = {"name": "private", "subject": "private", "text": "private"}
 
@@ -44,6 +45,11 @@ async def changes(client: httpx2.AsyncClient, name: str) -> list[tuple[str, http
     await ask("domain.deleted", "DELETE", f"/domains/{name}")
     await ask("suppression.created", "POST", "/suppressions", json={"address": f"a@{name}"})
     await ask("suppression.deleted", "DELETE", f"/suppressions/a@{name}")
+    hook = await ask("webhook.created", "POST", "/webhooks", json={"url": HOOK, "types": ["*"]})
+    at = f"/webhooks/{hook.get('id', key.get('id', name))}"
+    await ask("webhook.updated", "PATCH", at, json={"url": HOOK})
+    await ask("webhook.rotated", "POST", f"{at}/rotate")
+    await ask("webhook.deleted", "DELETE", at)
     lines = "\n".join(json.dumps({"address": f"{number}@{name}"}) for number in range(3))
     ndjson = {"content-type": "application/x-ndjson"}
     await ask("suppression.imported", "POST", "/suppressions/import", content=lines, headers=ndjson)
@@ -72,6 +78,7 @@ async def test_every_change_of_the_set_up_is_told_with_who_made_it_and_from_wher
         assert not re.search(r"pr_key_|whsec_|PRIVATE", json.dumps(event))
     told = {event["type"]: event["data"] for event in page}
     assert (told["api_key.created"]["scopes"], told["api_key.created"]["expires_at"]) == (["read"], LATER)
+    assert told["webhook.updated"]["changed"] == {"url": "http://127.0.0.1:9/in"}
     assert told["domain.updated"]["changed"] == {"unknown_recipients": "reject"}
     assert (told["suppression.imported"]["lines"], told["suppression.imported"]["count"]) == ([1, 3], 3)
 
@@ -83,7 +90,7 @@ async def test_a_change_whose_event_cannot_be_written_is_not_made(
 
     Broken on purpose: with `audit.write` of a new key moved behind its transaction the key was there (201 became 500,
     but `api_keys` had a row more)."""
-    tables = ("api_keys", "domains", "suppressions", "templates", "bounce_rules")
+    tables = ("api_keys", "domains", "suppressions", "templates", "bounce_rules", "webhooks")
 
     async def rows() -> list[int]:
         async with letters.sql(shared_house) as connection:

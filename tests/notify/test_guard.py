@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import errors
+from gateway import errors, resolving
 from gateway.notify import guard
+from tests import nameserver
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +60,7 @@ ftp://example.com/ file:///etc/passwd gopher://example.com/ javascript:alert(1) 
 http:example.com http:/example.com http:///x http:// https example.com /x
 http://example.com:0/ http://example.com:65536/ http://example.com:99999/ http://example.com:-1/ http://example.com:8o/
 http://ex%61mple.com/ http://exam%00ple.com/ http://example..com/ http://.example.com/ http://example.com../
+http://example.com:25/ https://example.com:587/ http://8.8.8.8:6379/ http://example.com:5432/
 http://-example.com/ http://example-.com/ http://exa$mple.com/ http://.../
 """.split()  # noqa: SIM905 - a table to read
 
@@ -207,6 +209,21 @@ async def test_whoever_creates_a_webhook_hears_a_422_on_its_field() -> None:
 async def test_a_public_target_passes_at_creation() -> None:
     target = await guard.validate("https://example.com/hook", answering("8.8.8.8"), allow_private=False)
     assert target.path == "/hook"
+
+
+async def test_over_the_dns_a_name_leads_to_its_records_and_one_without_any_nowhere() -> None:
+    zone: nameserver.Zone = {
+        "hook.example": {"A": ["8.8.8.8"], "AAAA": ["2606:4700::1"]},
+        "alias.example": {"CNAME": ["inner.example."]},
+        "inner.example": {"A": ["10.0.0.1"]},
+        "broken.example": nameserver.SERVFAIL,
+    }
+    async with nameserver.serving(zone) as server:
+        resolver = guard.over_dns(resolving.DnsResolver([server.address]))
+        assert await resolver("hook.example", 443) == ["8.8.8.8", "2606:4700::1"]
+        for name in ("alias.example", "inner.example", "broken.example", "nowhere.example"):
+            with pytest.raises(guard.ForbiddenTarget, match="does not lead to a public address"):
+                await guard.resolve(name, 443, resolver, allow_private=False)
 
 
 async def test_the_system_s_resolver_knows_localhost() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import anyio
 import pytest
 import standardwebhooks
 from hypothesis import given
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from gateway import tokens
 from gateway.notify import guard, webhooks
+from tests.notify import test_guard
 from tests.notify.certificates import Authority
 
 pytestmark = pytest.mark.anyio
@@ -231,6 +233,23 @@ async def test_of_a_long_answer_64_kib_are_read_and_its_status_counts() -> None:
     assert attempt.latency < 5
 
 
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_body_that_stalls_holds_nobody_up_once_the_status_is_known(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """With the rest of the answer awaited until the attempt's timeout, it took all of the 10 s, and this one 15 s."""
+    monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.05)
+
+    async def stalling(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 100\r\n\r\nbegun" % status)
+        await asyncio.Event().wait()
+
+    async with receiving(stalling) as receiver:
+        attempt = await post_once(receiver.url())
+    assert (attempt.status, attempt.answer, attempt.error) == (status, "begun", None)
+    assert attempt.latency < 5
+
+
 async def test_a_server_that_never_answers_costs_the_timeout_and_no_more() -> None:
     async def silent(writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
@@ -321,6 +340,50 @@ async def test_no_connection_is_made_inside(host: str) -> None:
     async with receiving() as receiver:
         attempt = await post_once(receiver.url(host), allow_private=False)
     assert (attempt.outcome, attempt.status, receiver.connections) == ("failed", None, 0)
+
+
+async def test_no_special_address_is_connected_to_however_it_is_written_and_public_ones_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every connection that would be made is written down instead: to special addresses that a name leads to, alone or
+    behind a public one, and that stand in the URL; to odd spellings. Public ones come out as they were looked up.
+    """
+    made: list[str] = []
+
+    async def connect(*, remote_host: str, **_: object) -> None:
+        made.append(remote_host)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(anyio, "connect_tcp", connect)
+    names = Names()
+    async with poster(names, allow_private=False) as sender:
+
+        async def post(url: str, answer: list[str]) -> None:
+            names.answers = [answer]
+            assert (await sender.post(url, {}, BODY)).outcome == "failed"
+
+        for address in test_guard.FORBIDDEN:
+            await post("https://hook.example/", [address])
+            await post("https://hook.example/", ["8.8.8.8", address])
+            await post(f"http://[{address}]/" if ":" in address else f"http://{address}/", [])
+        for url in test_guard.REFUSED_URLS:
+            await post(url, ["127.0.0.1"])
+        assert made == []
+        for address in test_guard.PUBLIC:
+            await post("https://hook.example/", [address])
+    assert made == [str(ipaddress.ip_address(address)) for address in test_guard.PUBLIC]
+
+
+async def test_the_owner_cannot_tell_an_inner_name_from_one_that_does_not_exist() -> None:
+    """With the true latency in the attempt, the two differed."""
+
+    async def unknown(host: str, port: int) -> Sequence[str]:
+        raise OSError("Name or service not known")
+
+    inner = Names(answers=[["10.0.0.1"]])
+    attempts = [await post_once("https://db.example/", names, allow_private=False) for names in (unknown, inner)]
+    assert attempts[0] == attempts[1]
+    assert (attempts[0].error, attempts[0].latency) == ("the host does not lead to a public address", 0)
 
 
 async def test_a_name_that_was_public_at_creation_and_leads_inside_later_is_not_connected_to() -> None:

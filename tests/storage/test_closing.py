@@ -174,7 +174,7 @@ async def test_what_a_suspended_account_has_to_send_and_to_tell_waits(database: 
     async with database.transaction() as connection:
         lease: dict[str, Any] = {"lease_id": uuid4(), "lease_seconds": 60, "limit": 5}
         assert await emails.claim(connection, account_id, **lease) == []
-        assert await webhooks.claim(connection, account_id, **lease) == []
+        assert (await webhooks.claim(connection, account_id, each=5, **lease)).claimed == ()
         await connection.execute("update deliveries set waits_since = now() - interval '1 month'")
         assert await accounts.resume(connection, account_id)
         assert not await accounts.resume(connection, account_id)
@@ -182,4 +182,4 @@ async def test_what_a_suspended_account_has_to_send_and_to_tell_waits(database: 
     async with database.transaction() as connection:
         [claimed] = await emails.claim(connection, account_id, **lease)
         assert (datetime.now(UTC) - claimed.queued_at).total_seconds() < 3600  # it did not wait for that month
-        assert len(await webhooks.claim(connection, account_id, **lease)) == 1
+        assert len((await webhooks.claim(connection, account_id, each=5, **lease)).claimed) == 1

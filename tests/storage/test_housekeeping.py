@@ -9,8 +9,9 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from uuid_utils.compat import uuid7
 
-from gateway.storage import accounts, db, events, housekeeping, mailboxes, messages
+from gateway.storage import accounts, db, events, housekeeping, mailboxes, messages, webhooks
 from tests.storage import rows
 
 pytestmark = pytest.mark.anyio
@@ -240,3 +241,77 @@ async def test_suppressions_that_are_over_are_swept_by_several_at_once_and_none_
     assert sum(swept) + await housekeeping.forget_suppressions(database) == 4 * 7 * 2
     left = "select count(*) from suppressions where scope in ('topic:other', 'domain:x.example')"
     assert await rows.count(database, left) == await rows.count(database, "select count(*) from suppressions") == 56
+
+
+# Webhooks
+
+
+async def hook(database: db.Database, account_id: UUID, mailbox_id: UUID | None = None) -> UUID:
+    id = uuid7()
+    async with database.transaction() as connection:
+        await webhooks.create(
+            connection, account_id, id=id, url="https://h.example", types=["*"], mailbox_id=mailbox_id
+        )
+    return id
+
+
+async def test_what_webhooks_were_told_is_kept_while_its_event_is_in_the_log_and_what_waits_for_longer(
+    database: db.Database, account_id: UUID
+) -> None:
+    """In slices of three, by two at once."""
+    await hook(database, account_id)
+    for _ in range(20):
+        await rows.mailbox(database, account_id)
+    async with database.connection() as connection:
+        await connection.execute(
+            "update webhook_deliveries set status = 'delivered', finished_at = now() where seq not in (4, 5, 19)"
+        )
+        await connection.execute(
+            """insert into webhook_attempts
+            (account_id, id, webhook_id, event_id, number, started_at, latency_ms, answer)
+            select account_id, gen_random_uuid(), webhook_id, event_id, n, now(), 1, '' from webhook_deliveries,
+            generate_series(1, 2) n"""
+        )
+        await connection.execute("delete from events where seq <= 15")
+    removed = await asyncio.gather(*(housekeeping.forget_deliveries(database) for _ in range(2)))
+    assert sum(removed) >= 13
+    async with database.connection() as connection:
+        left = await connection.fetch("select seq, event_id from webhook_deliveries order by seq")
+        tried = await connection.fetch("select event_id, count(*) from webhook_attempts group by 1")
+    assert [row["seq"] for row in left] == [4, 5, 16, 17, 18, 19, 20]
+    assert {row["event_id"]: row["count"] for row in tried} == {row["event_id"]: 2 for row in left}
+    assert await housekeeping.forget_deliveries(database) == 0
+
+
+async def test_a_webhook_whose_mailbox_is_gone_is_disabled_once_it_was_told_so(
+    database: db.Database, account_id: UUID
+) -> None:
+    box = await rows.mailbox(database, account_id)
+    id, other = await hook(database, account_id, box), await hook(database, account_id)
+    assert await rows.delete(database, account_id, box)
+    await housekeeping.reclaim(database, 0)
+    assert [one async for one in housekeeping.tidy_webhooks(database)] == []  # it waits to be told of the deletion
+    async with database.connection() as connection:
+        await connection.execute("update webhook_deliveries set status = 'delivered' where webhook_id = $1", id)
+    assert [one async for one in housekeeping.tidy_webhooks(database)] == [account_id]
+    assert [one async for one in housekeeping.tidy_webhooks(database)] == []
+    async with database.connection() as connection:
+        found = {one.id: one for one in await webhooks.page(connection, account_id, after=None, limit=9)}
+    assert (found[id].status, found[id].disabled_reason, found[other].status) == ("disabled", webhooks.BEREFT, "active")
+    [told] = [one for one in await rows.log_of(database, account_id) if one.type == "webhook.disabled"]
+    assert json.loads(told.data) == {"id": str(id), "reason": webhooks.BEREFT}
+
+
+async def test_a_deleted_webhook_goes_when_nothing_of_it_is_left(database: db.Database, account_id: UUID) -> None:
+    told, untold, fresh = [await hook(database, account_id) for _ in range(3)]
+    await rows.mailbox(database, account_id)
+    async with database.transaction() as connection:
+        for id in (told, untold, fresh):
+            await webhooks.delete(connection, account_id, id)
+    await age(database, "webhooks", housekeeping.DELETED_SECONDS + 1, "deleted_at")
+    async with database.connection() as connection:
+        await connection.execute("delete from webhook_deliveries where webhook_id <> $1", told)
+        await connection.execute("update webhooks set deleted_at = now() where id = $1", fresh)
+    assert [one async for one in housekeeping.tidy_webhooks(database)] == []
+    async with database.connection() as connection:
+        assert {row["id"] for row in await connection.fetch("select id from webhooks")} == {told, fresh}

@@ -96,6 +96,7 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
         *("old_emails.accounts_with_emails", "old_emails.accounts_with_attempts"),
         *("domains.find", "domains.hold_owner", "domains.holder", "domains.take_turn"),
         *("idempotency.old_accounts", "suppressions.over_accounts", "webhooks.due_accounts", "webhooks.hearing"),
+        *("webhooks.all_due_accounts", "webhooks.accounts"),
         *("callbacks.keep", "callbacks.delivery_of", "callbacks.use", "callbacks.waiting", "callbacks.forget"),
         *("statistics.behind", "statistics.old_accounts", "statistics.queue", "statistics.oldest_due"),
         "restoring.accounts",

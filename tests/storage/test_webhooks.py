@@ -31,10 +31,13 @@ async def happen(database: db.Database, account_id: UUID, type: str = "message.r
 
 
 async def claim(
-    database: db.Database, account_id: UUID, *, lease_seconds: float = 60, limit: int = 100
+    database: db.Database, account_id: UUID, *, lease_seconds: float = 60, each: int = 100, limit: int = 100
 ) -> list[webhooks.Claimed]:
     async with database.transaction() as connection:
-        return await webhooks.claim(connection, account_id, lease_id=uuid7(), lease_seconds=lease_seconds, limit=limit)
+        got = await webhooks.claim(
+            connection, account_id, lease_id=uuid7(), lease_seconds=lease_seconds, each=each, limit=limit
+        )
+    return list(got.claimed)
 
 
 def ended(
@@ -221,7 +224,7 @@ async def test_disabling_is_told_once_and_drops_what_waits(database: db.Database
 
 async def test_changing_a_webhook_makes_it_work_again(database: db.Database, account_id: UUID) -> None:
     id, other = await hook(database, account_id), await rows.account(database)
-    changes = {"url": "https://new.example", "types": ["*"], "mailbox_id": None}
+    changes = {"url": "https://new.example", "types": ["*"], "mailbox_id": None, "ordered": False}
     async with database.transaction() as connection:
         await webhooks.disable(connection, account_id, id, "why")
         assert not await webhooks.change(connection, other, id, changes)

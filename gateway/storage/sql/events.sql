@@ -8,10 +8,11 @@ with head as (
   select :account_id, head.base + u.n, u.id, u.type, u.mailbox_id, u.email_id, u.message_id, cast(u.data as json), statement_timestamp()
   from head, unnest(cast(:ids as uuid[]), cast(:types as text[]), cast(:mailbox_ids as uuid[]), cast(:email_ids as uuid[]),
     cast(:message_ids as uuid[]), cast(:data as text[])) with ordinality as u (id, type, mailbox_id, email_id, message_id, data, n)
-  returning e.id, e.seq, e.type, e.mailbox_id
+  returning e.id, e.seq, e.type, e.mailbox_id, e.email_id
 ), told as (
-  insert into webhook_deliveries (account_id, webhook_id, event_id, seq, event_type, due_at, created_at)
-  select w.account_id, w.id, e.id, e.seq, e.type, statement_timestamp(), statement_timestamp()
+  insert into webhook_deliveries (account_id, webhook_id, event_id, seq, event_type, due_at, created_at, turn_id)
+  select w.account_id, w.id, e.id, e.seq, e.type, statement_timestamp(), statement_timestamp(),
+    case when w.ordered then coalesce(e.mailbox_id, e.email_id) end
   from written e, webhooks w
   where w.account_id = :account_id and w.status = 'active' and w.deleted_at is null
     and (e.type = any(w.types) or ('*' = any(w.types) and e.type not in (

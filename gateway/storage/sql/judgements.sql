@@ -92,8 +92,9 @@ with given as materialized (
   from given d, head
   returning e.id, e.seq, e.type, e.mailbox_id
 ), told as (
-  insert into webhook_deliveries (account_id, webhook_id, event_id, seq, event_type, due_at, created_at)
-  select w.account_id, w.id, e.id, e.seq, e.type, statement_timestamp(), statement_timestamp()
+  insert into webhook_deliveries (account_id, webhook_id, event_id, seq, event_type, due_at, created_at, turn_id)
+  select w.account_id, w.id, e.id, e.seq, e.type, statement_timestamp(), statement_timestamp(),
+    case when w.ordered then e.mailbox_id end
   from written e, webhooks w
   where w.account_id = :account_id and w.status = 'active' and w.deleted_at is null
     and ('*' = any(w.types) or e.type = any(w.types)) and (w.mailbox_id is null or w.mailbox_id = e.mailbox_id)
