@@ -31,6 +31,7 @@ pytestmark = pytest.mark.anyio
 SEED = 20261122
 INPUTS = [pytest.param(100, 4, id="short"), pytest.param(20_000, 10, id="storm", marks=pytest.mark.faults)]
 AT_ONCE = 20
+HUNG = 120.0  # seconds; a child of the parsing pool may take 20 to start where much else is done
 ROOM: dict[str, Any] = {"smtp_max_connections": 1000, "smtp_max_connections_per_address": 1000}
 REPLY = re.compile(r"(?:([2345]\d\d)-[^\r\n]*\r\n(?:\1-[^\r\n]*\r\n)*\1|[2345]\d\d) [^\r\n\0]*\r\n")
 
@@ -120,12 +121,12 @@ async def said(state: State, given: bytes) -> str:
         writer.write(state.before + given)
         if writer.can_write_eof():
             writer.write_eof()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(HUNG):
             return (await reader.read()).decode()
     except ConnectionError:  # cut off with bytes unread: so ends who sends no PROXY header
         return ""
     except TimeoutError:
-        pytest.fail(f"no end after {given!r} in {state.before!r}")
+        raise AssertionError(f"no end after {given!r} in {state.before!r}") from None
     finally:
         writer.transport.abort()
 
@@ -155,15 +156,15 @@ async def work(turns: Iterator[tuple[State, int]]) -> None:
 async def test_no_bytes_make_a_session_fail_hang_leak_or_tell(
     database: db.Database, account_id: UUID, tmp_path: Path, count: int, share: int
 ) -> None:
-    """`share`: every so manieth input meets one of the rarer states."""
+    """`share`: every so manieth input meets the rarer states, too."""
     print(f"seed {SEED}")  # noqa: T201 - shown where it fails
     box = await rows.mailbox(database, account_id, address="box@postroom.test")
     with watched() as faults:
         base = set(asyncio.all_tasks())
         async with ports(database, account_id, self_signed(tmp_path)) as (usual, others):
             first = ((state, number) for number in range(count) for state in usual)
-            second = ((others[number % len(others)], number) for number in range(0, count * len(others), share))
-            turns = itertools.chain(first, itertools.islice(second, count * len(others) // share))
+            second = ((state, number) for number in range(0, count, share) for state in others)
+            turns = itertools.chain(first, second)
             async with asyncio.TaskGroup() as group:
                 for _ in range(AT_ONCE):
                     group.create_task(work(turns))
