@@ -59,6 +59,8 @@ log = structlog.get_logger(__name__)
 
 PREFIX: Final = "/v1"
 MAX_FRAME_BYTES: Final = 65_536  # of what WebSocket clients send; nothing of it is used
+MAX_FRAGMENTS: Final = 1000  # of one message; empty ones take no bytes of it
+MAX_PONGS_BYTES: Final = 1_048_576  # that wait for a client which does not read them
 CUT_SECONDS: Final = 5.0  # how long a client that was cut off has to read why
 RESPAWN_SECONDS: Final = 0.5
 
@@ -77,6 +79,12 @@ class Sockets(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         self.scope[events.CUT] = self.cut  # type: ignore[typeddict-unknown-key] # an extension of our own
         await super().run_asgi()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        unread = self.transport.get_write_buffer_size()  # events wait elsewhere: these are answers to pings
+        if len(self.frames) > MAX_FRAGMENTS or unread > MAX_PONGS_BYTES:
+            self.transport.abort()
 
     def cut(self, code: int) -> None:
         """Close with `code`, past what waits to be read; the connection goes even if nobody ever reads."""

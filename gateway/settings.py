@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="Address of the HTTP listener")  # noqa: S104 - a server's default
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP listener")
     http_max_connections: int = Field(
-        5000, ge=1, description="HTTP connections of one process, streams among them; more hear 503"
+        12_000, ge=1, description="HTTP connections of one process, streams among them; more hear 503"
     )
     http_head_seconds: float = Field(30, gt=0, description="Time that the head of an HTTP request may take, then 408")
     http_body_seconds: float = Field(600, gt=0, description="Time that the body of an HTTP request may take, then 408")
