@@ -71,7 +71,9 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="Port of the submission listener that is all TLS; unset = none"
     )
     proxy_trusted: Words = Field(
-        (), description="Addresses or networks of load balancers, whose SMTP connections begin with a PROXY header"
+        (),
+        description="Addresses or networks of load balancers: their SMTP connections begin with a PROXY header, their "
+        "X-Forwarded-For is believed",
     )
     smtp_hostname: str = Field(
         "", description="Name said in the SMTP banner and in EHLO; empty = first of MAIL_DOMAINS"

@@ -18,12 +18,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
+from uuid_utils.compat import uuid7
 
 import workers.main
-from gateway import app, lifecycle, telemetry
+from gateway import app, lifecycle, telemetry, tokens
 from gateway.outbound import backlog
 from gateway.settings import Settings, load
-from gateway.storage import db, vitals
+from gateway.storage import accounts, db, vitals
 from gateway.web import edge
 from tests import databases
 from tests.house import SECRET_KEY
@@ -246,6 +247,18 @@ async def test_lags_of_many_accounts_are_looked_up_in_turns(
     assert prometheus_client.REGISTRY.get_sample_value("postroom_accounts") == len({account_id, *others})
 
 
+async def key_of_a_suspended_account(work: workers.main.Work) -> str:
+    """An admin's."""
+    gateway, key_id = work._gateway, uuid7()
+    key = gateway.keyring.api_key(key_id)
+    account_id = await rows.account(gateway.database)
+    async with gateway.database.transaction() as connection:
+        hashed = tokens.hash_token(key)
+        await accounts.create_key(connection, account_id, id=key_id, hash=hashed, name="k", scopes=["admin"])
+        await accounts.suspend(connection, account_id)
+    return key
+
+
 async def test_a_worker_shows_its_metrics_at_a_port_of_its_own(dsn: str) -> None:
     taken = settings_of(dsn, worker_metrics_port=0, metrics_token="a token for metrics")
     strict = taken.model_copy(update={"postroom_dev": False})
@@ -255,8 +268,9 @@ async def test_a_worker_shows_its_metrics_at_a_port_of_its_own(dsn: str) -> None
             assert (await client.get("/healthz")).text == "ok\n"
             assert [(await client.get(path)).status_code for path in ("/metrics", "/elsewhere")] == [401, 404]
             assert (await client.post("/healthz")).status_code == 405
-            nobody = {"Authorization": "Bearer pr_key_nobody"}
-            assert (await client.get("/metrics", headers=nobody)).status_code == 401
+            suspended = await key_of_a_suspended_account(work)
+            for key in ("pr_key_nobody", suspended):
+                assert (await client.get("/metrics", headers={"Authorization": f"Bearer {key}"})).status_code == 401
             answer = await client.get("/metrics", headers={"Authorization": "Bearer a token for metrics"})
             assert answer.status_code == 200
             assert "postroom_workers_alive 1.0" in answer.text

@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 
 from gateway import sockets, telemetry
-from gateway.errors import InvalidApiKey, Unavailable
+from gateway.errors import InvalidApiKey, RestrictedApiKey, Unavailable
 from gateway.lifecycle import Gateway
 from gateway.outbound.backlog import Backlog
 from gateway.settings import Settings
@@ -81,7 +81,7 @@ class Window:
             return True
         try:
             return (await self._gateway.callers.of(token.strip())).has_any(())
-        except InvalidApiKey:
+        except (InvalidApiKey, RestrictedApiKey):  # nobody's, or of a suspended account
             return False
 
 

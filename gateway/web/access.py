@@ -1,20 +1,25 @@
 """Who calls: the bearer token of a request, turned into a Caller, as often as the caller's limits let it.
 
 Who fails to authenticate too often from one address is not listened to any more, unless it shows a token that was good
-a moment ago: so that guessing costs no look-ups, and a stranger behind the same address locks nobody out.
+a moment ago: so that guessing costs no look-ups, and a stranger behind the same address locks nobody out. Behind
+a proxy inside that PROXY_TRUSTED does not name, everybody has its address: nobody is shut out, or one would be for all.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import structlog
 from starlette.requests import HTTPConnection
 
+from gateway import telemetry
 from gateway.errors import InvalidApiKey, MissingApiKey, RateLimitExceeded
 from gateway.models import Caller
 from gateway.notify.rates import Limiter
 from gateway.storage.callers import Callers
 from gateway.web import edge, origins
+
+seldom: Final = telemetry.Seldom(structlog.get_logger(__name__), most=1, seconds=60.0)
 
 SUBPROTOCOL: Final = "postroom.v1"
 
@@ -43,6 +48,9 @@ class Access:
 
     async def _stranger(self, token: str, request: HTTPConnection) -> Caller:
         client = origins.remote_ip(request.scope, self._trusted)
+        if origins.comes_through_a_stranger(request.scope, self._trusted):
+            seldom.warning("a proxy is not in PROXY_TRUSTED: who guesses keys is not shut out", address=client)
+            return await self.caller(token)
         if seconds := self._limiter.shut_out(client):
             raise RateLimitExceeded("Too many failed authentications from this address.", retry_after=seconds)
         try:

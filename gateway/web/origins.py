@@ -23,14 +23,30 @@ def remote_ip(scope: Scope, trusted: Networks) -> str:
     The field grows to the right: what stands left of an untrusted address is that client's own invention."""
     found = ""
     for text in _from_near_to_far(scope):
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
+        address = _parsed(text)
+        if address is None:
             break
         found = str(address)
         if not any(address in network for network in trusted):
             break
     return found
+
+
+def comes_through_a_stranger(scope: Scope, trusted: Networks) -> bool:
+    """Whether a proxy inside asks for somebody else whom it may not tell: all of the world has its one address then."""
+    peer = _parsed((scope.get("client") or ("",))[0])
+    if peer is None or not peer.is_private or any(peer in network for network in trusted):
+        return False
+    return any(name == b"x-forwarded-for" for name, _ in scope["headers"])
+
+
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An IPv4 address as itself also where a socket for IPv6 has it (RFC 4291 2.5.5.2); None = it is no address."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _from_near_to_far(scope: Scope) -> Iterator[str]:
