@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+SURE_SECONDS: Final = 1.0  # of a look; what took longer says no more than the last look and the monotonic clock do
 LOOK_SECONDS: Final = 30.0  # between looks; monotonic clocks differ by some milliseconds in that time
 _COUNTER_BITS: Final = 12  # RFC 9562 6.2, method 1: rand_a counts the ids of one millisecond
 _TOLERATED: Final = 1000 << _COUNTER_BITS  # by so much ids may be ahead of a clock that was set a little back: a second
@@ -33,7 +34,10 @@ class Clock:
         return self._ahead is not None
 
     def set(self, told: datetime, asked: float, heard: float) -> None:
-        """The database said `told` between these two monotonic times."""
+        """The database said `told` between these two monotonic times. Half of what lies between them may be an error,
+        minutes in a process that was halted meanwhile: then an earlier look is believed on."""
+        if self.is_set and heard - asked > SURE_SECONDS:
+            return
         self._ahead = told.timestamp() - (asked + heard) / 2
 
     def now(self) -> datetime:

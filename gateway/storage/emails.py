@@ -142,9 +142,7 @@ class Delivery:
 
     @classmethod
     def from_row(cls, row: Record) -> Delivery:
-        values = dict(row)
-        values.pop("account_id")
-        return cls(**values)
+        return cls(**{one.name: row[one.name] for one in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -125,10 +125,10 @@ async def reclaim(database: db.Database, retention: float) -> int:
 async def _empty(database: db.Database, account_id: UUID, mailbox_id: UUID) -> None:
     while True:
         async with database.transaction() as connection:
-            ids = await messages.slice_of(connection, account_id, mailbox_id, RECLAIM_SLICE)
+            ids, is_last = await messages.slice_of(connection, account_id, mailbox_id, RECLAIM_SLICE)
             await messages.reclaim(connection, account_id, ids)
         SWEPT.labels("message").inc(len(ids))
-        if len(ids) < RECLAIM_SLICE:
+        if is_last:
             return
 
 

@@ -7,11 +7,12 @@ events show of it. Everything else is made again from the raw bytes when somebod
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -22,6 +23,10 @@ from gateway.storage import db, events
 from gateway.storage.sql import load
 
 sql = load("messages")
+
+SLICE_BYTES: Final = (
+    134_217_728  # of messages removed together: hundreds of the largest take longer than a statement may
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,10 +100,7 @@ class Message:
 
     @classmethod
     def from_row(cls, row: Record) -> Message:
-        values = dict(row)
-        values.pop("account_id")
-        values.pop("raw", None)
-        return cls(**values)
+        return cls(**{one.name: row[one.name] for one in fields(cls)})
 
     def summary(self) -> dict[str, Any]:
         """What lists, events and waits tell of it."""
@@ -330,10 +332,14 @@ def _deleted(row: Record) -> events.NewEvent:
     return events.NewEvent(type="message.deleted", mailbox_id=row["mailbox_id"], message_id=row["id"], data=data)
 
 
-async def slice_of(connection: db.Connection, account_id: UUID, mailbox_id: UUID, limit: int) -> list[UUID]:
-    """Ids of a mailbox's oldest messages."""
+async def slice_of(
+    connection: db.Connection, account_id: UUID, mailbox_id: UUID, limit: int, *, most_bytes: int = SLICE_BYTES
+) -> tuple[list[UUID], bool]:
+    """Ids of a mailbox's oldest messages, at least one; and whether that is all of them."""
     rows = await sql.slice.fetch(connection, account_id=account_id, mailbox_id=mailbox_id, limit=limit)
-    return [row["id"] for row in rows]
+    before = itertools.accumulate((row["size"] for row in rows), initial=0)
+    ids = [row["id"] for row, held in zip(rows, before, strict=False) if held < most_bytes]
+    return ids, len(ids) < limit and len(ids) == len(rows)
 
 
 async def old_in_void(connection: db.Connection, void_id: UUID, before: datetime, limit: int) -> list[UUID]:

@@ -289,10 +289,10 @@ class Messages:
         box = await self._paths.mailbox(caller, mailbox)
         while True:
             async with self._gateway.database.transaction() as connection:
-                ids = await messages.slice_of(connection, caller.account_id, box.id, DELETE_SLICE)
+                ids, is_last = await messages.slice_of(connection, caller.account_id, box.id, DELETE_SLICE)
                 await messages.delete(connection, caller.account_id, ids)
             self._gateway.tell([caller.account_id])
-            if len(ids) < DELETE_SLICE:
+            if is_last:
                 return
 
     async def get(self, caller: Caller, id: UUID) -> Response:

@@ -368,7 +368,7 @@ async def test_what_is_deleted_is_found_no_more_and_leaves_no_row(
         await messages.delete(connection, account_id, [one])
     assert await find(database, account_id, "needle") == [two]
     async with database.transaction() as connection:
-        ids = await messages.slice_of(connection, account_id, other, 10)
+        ids, _ = await messages.slice_of(connection, account_id, other, 10)
         await messages.remove(connection, account_id, ids)
     assert await rows.count(database, "select count(*) from message_texts") == 1
 

@@ -44,6 +44,18 @@ def test_what_the_machine_said_is_told_by_the_databases_clock() -> None:
     assert abs(kept.now() - (said - AWAY)) < timedelta(minutes=1)
 
 
+def test_an_answer_that_took_long_moves_no_clock_that_was_set() -> None:
+    """Such as of a process that was halted between its question and the answer."""
+    kept, said = clock.Clock(), datetime.now(UTC)
+    asked = time.monotonic()
+    kept.set(said - AWAY, asked - 20, asked)  # better than the machine's own
+    assert abs(kept.now() - (said - AWAY)) < timedelta(minutes=1)
+    kept.set(said, asked - 3600, asked)
+    assert abs(kept.now() - (said - AWAY)) < timedelta(minutes=1)
+    kept.set(said, asked, asked)
+    assert abs(kept.now() - said) < timedelta(minutes=1)
+
+
 def test_ids_follow_the_clock_where_it_is_set_back() -> None:
     kept = clock.Clock()
     before = kept.uuid7()

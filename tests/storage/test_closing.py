@@ -121,6 +121,26 @@ async def test_nothing_is_left_of_a_deleted_account_in_any_table(
         assert await accounts.first(connection) == account_id
 
 
+async def test_what_takes_longer_than_a_statement_may_goes_in_smaller_slices(
+    database: db.Database, account_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that each take long to remove, as the largest mails do; all of them at once are too much for a statement."""
+    monkeypatch.setattr(closing, "SLICE", 8)
+    other = await rows.account(database)
+    await fill(database, other)
+    async with database.connection() as connection:
+        await connection.execute(
+            "create function linger() returns trigger language plpgsql as "
+            "$$ begin perform pg_sleep(0.2); return old; end $$"
+        )
+        await connection.execute(
+            "create trigger heavy before delete on contents for each row execute function linger()"
+        )
+        await connection.execute("set statement_timeout = '600ms'")  # of the one connection of this task's pool
+    assert await closing.empty(database, other) > 20 * ROWS
+    assert (await held(database, other))["contents"] == 0
+
+
 async def test_what_a_worker_has_in_hand_is_waited_for(database: db.Database, account_id: UUID) -> None:
     other = await rows.account(database)
     await rows.email(database, other)

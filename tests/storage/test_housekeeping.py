@@ -119,6 +119,23 @@ async def test_reclaim_leaves_nothing_of_what_is_over_and_everything_of_what_is_
             assert said == {"id": str(event.message_id), "redacted": True} if gone else said["subject"] == "Hello"
 
 
+async def test_large_mail_is_removed_in_slices_that_a_statement_has_time_for(
+    database: db.Database, account_id: UUID
+) -> None:
+    box = await rows.mailbox(database, account_id)
+    ids = [(await rows.store(database, account_id, box))[0] for _ in range(4)]
+    async with database.connection() as connection:
+        one = await connection.fetchval("select size from messages where id = $1", ids[0])
+        for limit, most_bytes, expected in (
+            (9, one * 2, (ids[:2], False)),
+            (9, 1, (ids[:1], False)),  # at least one, however large
+            (4, one * 9, (ids, False)),
+            (9, one * 9, (ids, True)),
+        ):
+            found = await messages.slice_of(connection, account_id, box, limit, most_bytes=most_bytes)
+            assert found == expected
+
+
 async def test_a_reclaimed_mailboxs_address_is_free_for_anybody(database: db.Database, account_id: UUID) -> None:
     await over(database, await rows.mailbox(database, account_id, address=ADDRESS), seconds=2 * DAY)
     await expire(database)

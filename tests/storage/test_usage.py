@@ -88,7 +88,7 @@ class Estate:
     async def _empty(self) -> None:
         box = self._dice.choice(self._boxes)
         async with self._database.transaction() as connection:
-            ids = await messages.slice_of(connection, self._account_id, box, 5)
+            ids, _ = await messages.slice_of(connection, self._account_id, box, 5)
             await messages.delete(connection, self._account_id, ids)
 
     async def _close(self) -> None:

@@ -146,7 +146,7 @@ from unnest(cast(:ids as uuid[]), cast(:mailbox_ids as uuid[]), cast(:content_id
   cast(:policies as text[])) as u (id, mailbox_id, content_id, message, policy)
 
 -- slice: a mailbox's oldest messages
-select g.id, g.content_id from messages g where g.account_id = :account_id and g.mailbox_id = :mailbox_id order by g.seq limit :limit
+select g.id, g.size from messages g where g.account_id = :account_id and g.mailbox_id = :mailbox_id order by g.seq limit :limit
 
 -- old_in_void: dropped mail that has lain long enough
 select g.id, g.content_id from messages g
