@@ -126,6 +126,8 @@ class Record:
                 return False  # what else the log tells need not be written down each time
             if len(news) == SLICE_EVENTS:
                 until = news[-1].seq
+            elif not news:  # behind a gap, such as restoring a backup leaves, it may begin far away
+                until = await events.end_of_gap(connection, account_id, until)
             await _count(connection, account_id, after, until, news)
         if after > counted:
             log.info("the log begins behind what was counted", account_id=account_id, counted=counted, begins=after + 1)

@@ -53,4 +53,5 @@ async def trail(database: db.Database, account_id: UUID, *, limit: int) -> Async
             )
             for row in rows:
                 yield events.Event.from_row(row)
-            left, until = left - len(rows), until - SPAN
+            left -= len(rows)
+            until = await sql.newest.value(connection, account_id=account_id, until=until - SPAN) or 0

@@ -173,6 +173,12 @@ async def after(connection: db.Connection, account_id: UUID, cursor: int, limit:
     return [Event.from_row(row) for row in rows]
 
 
+async def end_of_gap(connection: db.Connection, account_id: UUID, cursor: int) -> int:
+    """The cursor, or where seqs are left out behind it, the last of those."""
+    following: int | None = await sql.following.value(connection, account_id=account_id, after=cursor)
+    return cursor if following is None else following - 1
+
+
 async def page(
     connection: db.Connection, account_id: UUID, wanted: Filter, *, cursor: int, until: int, limit: int
 ) -> list[Event]:

@@ -17,7 +17,7 @@ import pytest
 from gateway.mail import address
 from gateway.outbound import latency, record
 from gateway.outbound.record import Record
-from gateway.storage import db, emails, events, housekeeping, statistics
+from gateway.storage import audit, db, emails, events, housekeeping, restoring, statistics
 from gateway.storage.statistics import SUMMARY, TOTAL, Key, Sum
 from tests.storage import rows
 
@@ -271,6 +271,32 @@ async def test_however_the_log_is_sliced_and_by_whomever_every_event_is_counted_
         by_hour.update({(one.name, what): count for what, count in one.counts.items() if what in statistics.OUTCOMES})
         by_hour[one.name, "accepted"] += one.counts["accepted"]
     assert +by_hour == expected
+
+
+async def test_the_gap_that_restoring_a_backup_leaves_is_not_gone_through(
+    database: db.Database, account_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the statistics, whose readers took a transaction for each SPAN of it, nor by the audit trail."""
+    monkeypatch.setattr(restoring, "GAP", 100 * statistics.SPAN)
+    slices: list[float] = []
+
+    async def rest(worked: float) -> None:
+        slices.append(worked)
+
+    reader = Record(database, rest=rest, saw=lambda account_id, head: None)
+    async with database.transaction() as connection:
+        await audit.write(connection, account_id, "template.created", audit.OPERATOR, name="n")
+    await accepted(database, account_id, "b@c.example")
+    await reader.drain(account_id)
+    async with database.transaction() as connection:
+        await restoring.account(connection, account_id, hold_all=False)
+    await accepted(database, account_id, "d@e.example")
+    await reader.drain(account_id)
+    [found] = await sums(database, account_id)
+    assert found.counts["accepted"] == 2
+    assert len(slices) < 5
+    trail = audit.trail(database, account_id, limit=5)
+    assert [event.type async for event in trail] == ["template.created"]
 
 
 async def test_counting_goes_on_where_the_log_begins(

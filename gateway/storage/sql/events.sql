@@ -35,6 +35,9 @@ select account_id, last_seq from event_heads where account_id = any(cast(:accoun
 select (select e.seq from events e where e.account_id = :account_id order by e.seq limit 1) as oldest,
   (select h.last_seq from event_heads h where h.account_id = :account_id) as newest
 
+-- following: the first seq behind a cursor
+select e.seq from events e where e.account_id = :account_id and e.seq > :after order by e.seq limit 1
+
 -- after: events behind a cursor, oldest first
 select e.seq, e.id, e.type, e.mailbox_id, e.email_id, e.message_id, cast(e.data as text) as data, e.created_at
 from events e
