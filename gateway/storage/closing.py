@@ -18,6 +18,7 @@ sql = load("closing")
 
 GRACE_SECONDS: Final = 5.0  # so long a process may go by what it looked up before
 SLICE: Final = 500  # rows of one transaction; each may be megabytes
+PAGE: Final = 10_000  # rows of a look-up that are looked at in one transaction
 
 # Each removes one slice of a table: first what leads to an account, then what others point to after what points there.
 _SLICES: Final[Sequence[Query]] = (
@@ -27,7 +28,11 @@ _SLICES: Final[Sequence[Query]] = (
     *(sql.attempts, sql.deliveries, sql.emails, sql.contents),
     *(sql.dkim_keys, sql.domains, sql.idempotency_keys, sql.suppressions, sql.bounce_rules, sql.templates),
     *(sql.delivery_statistics, sql.api_keys, sql.events),
-    *(sql.addresses, sql.provider_messages),
+)
+# Look-ups that have no index by account, by what they are ordered by.
+_LOOK_UPS: Final[Sequence[tuple[Query, Sequence[str]]]] = (
+    (sql.addresses, ("address",)),
+    (sql.provider_messages, ("provider", "provider_id")),
 )
 _LAST: Final[Sequence[Query]] = (
     *(sql.last_judgements, sql.last_indexing, sql.last_counting, sql.last_event_heads),
@@ -47,7 +52,8 @@ async def is_in_hand(connection: db.Connection, account_id: UUID) -> bool:
 
 async def empty(database: db.Database, account_id: UUID) -> int:
     """Remove all that there is, each slice a transaction of its own; how many rows."""
-    return sum([await _emptied(database, query, account_id) for query in _SLICES])
+    removed = sum([await _emptied(database, query, account_id) for query in _SLICES])
+    return removed + sum([await _left_over(database, query, account_id, columns) for query, columns in _LOOK_UPS])
 
 
 async def _emptied(database: db.Database, query: Query, account_id: UUID) -> int:
@@ -66,6 +72,18 @@ async def _emptied(database: db.Database, query: Query, account_id: UUID) -> int
         removed += count
         if count < limit:
             return removed
+
+
+async def _left_over(database: db.Database, query: Query, account_id: UUID, columns: Sequence[str]) -> int:
+    """The same of what is left in a look-up: all of it is gone through, a page at a time."""
+    removed, after = 0, dict.fromkeys(columns, "")
+    while True:
+        async with database.transaction() as connection:
+            row = await query.row(connection, account_id=account_id, limit=PAGE, **after)
+        if row is None:
+            return removed
+        removed += row["removed"]
+        after = {column: row[column] for column in columns}
 
 
 async def remove(database: db.Database, account_id: UUID) -> None:

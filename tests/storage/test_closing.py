@@ -103,6 +103,7 @@ async def test_nothing_is_left_of_a_deleted_account_in_any_table(
     and the test failed naming that table.
     """
     monkeypatch.setattr(closing, "SLICE", 2)
+    monkeypatch.setattr(closing, "PAGE", 2)
     ours, theirs = await rows.account(database, "ours"), await rows.account(database, "theirs")
     for one in (ours, theirs):
         await fill(database, one)

@@ -174,19 +174,26 @@ with gone as (
 )
 select count(*) from gone
 
--- addresses: one slice of what is left of the account's; reads all of the table
-with gone as (
-  delete from addresses where account_id = :account_id and ctid = any(array(
-    select t.ctid from addresses t where t.account_id = :account_id limit :limit)) returning 1
+-- addresses: the account's among a page of everybody's, behind one; the page's last, and no row where there is none
+with page as materialized (
+  select t.address, t.account_id from addresses t where t.address > :address order by t.address limit :limit
+), gone as (
+  delete from addresses d using page p where p.account_id = :account_id and d.account_id = :account_id and d.address = p.address
+  returning 1
 )
-select count(*) from gone
+select l.address, (select count(*) from gone) as removed from page l order by l.address desc limit 1
 
--- provider_messages: one slice of what is left of the account's; reads all of the table
-with gone as (
-  delete from provider_messages where account_id = :account_id and ctid = any(array(
-    select t.ctid from provider_messages t where t.account_id = :account_id limit :limit)) returning 1
+-- provider_messages: the same
+with page as materialized (
+  select t.provider, t.provider_id, t.account_id from provider_messages t where (t.provider, t.provider_id) > (:provider, :provider_id)
+  order by t.provider, t.provider_id limit :limit
+), gone as (
+  delete from provider_messages d using page p
+  where p.account_id = :account_id and d.account_id = :account_id and d.provider = p.provider and d.provider_id = p.provider_id
+  returning 1
 )
-select count(*) from gone
+select l.provider, l.provider_id, (select count(*) from gone) as removed from page l
+order by l.provider desc, l.provider_id desc limit 1
 
 -- last_judgements: at the very end, in the transaction of the account's own row
 delete from judgements where account_id = :account_id
