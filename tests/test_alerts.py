@@ -192,8 +192,8 @@ async def test_rules_fire_for_what_they_are_about_and_are_quiet_else(
     ours = f"'{account_id}', gen_random_uuid(), '{box}', gen_random_uuid()"
     made: Mapping[str, str] = {  # each of this file alone
         "PostroomQueueLate": "update deliveries set due_at = now() - interval '5 minutes'",
-        "PostroomWebhooksLate": _hooks(1, "5 minutes"),
-        "PostroomWebhooksBacklog": _hooks(10_000, "-5 minutes"),
+        "PostroomWebhooksLate": _hooks(account_id, 1, "5 minutes"),
+        "PostroomWebhooksBacklog": _hooks(account_id, 10_000, "-5 minutes"),
         "PostroomExpiryLate": f"update mailboxes set expires_at = now() - interval '1 hour' where id = '{box}'",  # noqa: S608
         "PostroomReclaimLate": f"""insert into mailboxes (account_id, id, address, expires_at, is_active, created_at)
             select '{account_id}', gen_random_uuid(), 'a', now() - interval '9 days', false, now()
@@ -209,17 +209,35 @@ async def test_rules_fire_for_what_they_are_about_and_are_quiet_else(
         for alert, statement in made.items():
             await connection.execute(statement)
             assert alert in await scraped.firing(), alert
+        await _what_has_its_reason_wakes_nobody(scraped, connection, account_id)
         await connection.execute("update workers set beat_at = now() - interval '1 minute'")
     assert {"PostroomNoWorker", "PostroomWorkerDied"} <= await scraped.firing()
     await heart.stop()
     assert "PostroomWorkerDied" not in await scraped.firing()
 
 
-def _hooks(count: int, ago: str) -> str:
-    """Deliveries that wait for webhooks of nobody."""
-    return f"""insert into webhook_deliveries (account_id, webhook_id, event_id, seq, event_type, due_at, created_at)
-        select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), n, 'x', now() - interval '{ago}', now()
-        from generate_series(1, {count}) n"""  # noqa: S608 - numbers of this file
+def _hooks(account_id: UUID, count: int, ago: str) -> str:
+    """Deliveries that wait for one webhook."""
+    return f"""with hook as (insert into webhooks (account_id, id, url, types)
+            values ('{account_id}', gen_random_uuid(), '', '{{*}}') returning id)
+        insert into webhook_deliveries (account_id, webhook_id, event_id, seq, event_type, due_at, created_at)
+        select '{account_id}', hook.id, gen_random_uuid(), n, 'x', now() - interval '{ago}', now()
+        from hook, generate_series(1, {count}) n"""  # noqa: S608 - an id and numbers of this file
+
+
+async def _what_has_its_reason_wakes_nobody(scraped: Scraped, connection: db.Connection, account_id: UUID) -> None:
+    """Seen before it was mended: both rules fired for what a slow receiver, and a suspended account, have waiting."""
+    late = {"PostroomQueueLate", "PostroomWebhooksLate"}
+    assert late <= await scraped.firing()
+    copied = "account_id, webhook_id, gen_random_uuid(), seq, event_type, status, 1, now() + interval '1 minute'"
+    await connection.execute(
+        f"""insert into webhook_deliveries (account_id, webhook_id, event_id, seq, event_type, status, attempts, due_at,
+            created_at, lease_id) select {copied}, now(), gen_random_uuid()
+        from webhook_deliveries where due_at < now()"""  # noqa: S608 - columns
+    )
+    assert late & await scraped.firing() == {"PostroomQueueLate"}
+    await accounts.suspend(connection, account_id)
+    assert late & await scraped.firing() == set()
 
 
 async def test_a_database_that_is_away_fires_and_nothing_else_is_claimed(

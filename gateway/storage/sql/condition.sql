@@ -24,11 +24,19 @@ order by n.name limit :limit
 -- count_held: how many there are
 select count(*) from domain_names
 
--- oldest_due: since when the recipient waits that should have been written to first; null = nobody waits
+-- oldest_due: since when the recipient waits that should have been written to first; null = nobody waits.
+-- What suspended accounts have to send waits for them
 select min(d.due_at) from deliveries d where d.due_at > '-infinity' and d.due_at <= statement_timestamp()
+  and d.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
 
--- oldest_webhook: the same of webhooks
-select min(d.due_at) from webhook_deliveries d where d.status = 'pending' and d.due_at <= statement_timestamp()
+-- oldest_webhook: the same of webhooks of which no worker has anything in hand: what a slow receiver has yet to hear waits
+-- for nobody but that
+select min(f.due_at) from webhooks w cross join lateral (
+  select d.due_at from webhook_deliveries d where d.account_id = w.account_id and d.webhook_id = w.id and d.status = 'pending'
+    and d.due_at <= statement_timestamp() order by d.due_at limit 1) f
+where w.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
+  and not exists (select 1 from webhook_deliveries u where u.account_id = w.account_id and u.webhook_id = w.id
+    and u.lease_id is not null and u.due_at > statement_timestamp())
 
 -- webhooks: how many there are, fail for now, and were given up
 select count(*) filter (where w.status = 'active') as active,

@@ -146,7 +146,8 @@ select w.status, count(*) as count from (
   select cast(d.status as text) as status from deliveries d where d.due_at > '-infinity' order by d.due_at limit :limit) w
 group by w.status
 
--- oldest_due: for how many seconds somebody has been due and was not taken in hand; 0 = nobody is
+-- oldest_due: for how many seconds somebody has been due and was not taken in hand; 0 = nobody is, but for suspended accounts
 select coalesce(extract(epoch from statement_timestamp() - (
   select d.due_at from deliveries d where d.due_at > '-infinity' and d.due_at <= statement_timestamp()
+    and d.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
   order by d.due_at limit 1)), 0)

@@ -21,9 +21,13 @@ select
   end as webhooks_dead,
   (select count(*) from (
     select 1 from webhooks w where w.status = 'disabled' and w.deleted_at is null limit :limit) as found) as webhooks_disabled,
-  coalesce(extract(epoch from statement_timestamp() - (
-    select d.due_at from webhook_deliveries d where d.status = 'pending' and d.due_at <= statement_timestamp()
-    order by d.due_at limit 1)), 0) as webhook_overdue,
+  coalesce(extract(epoch from statement_timestamp() - ( -- of those of which no worker has anything in hand, as in condition.sql
+    select min(f.due_at) from webhooks w cross join lateral (
+      select d.due_at from webhook_deliveries d where d.account_id = w.account_id and d.webhook_id = w.id and d.status = 'pending'
+        and d.due_at <= statement_timestamp() order by d.due_at limit 1) f
+    where w.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
+      and not exists (select 1 from webhook_deliveries u where u.account_id = w.account_id and u.webhook_id = w.id
+        and u.lease_id is not null and u.due_at > statement_timestamp()))), 0) as webhook_overdue,
   (select count(*) from (select 1 from held_messages h order by h.due_at limit :limit) as found) as messages_held,
   coalesce(extract(epoch from statement_timestamp() - (
     select h.created_at from held_messages h order by h.due_at limit 1)), 0) as held_for,
