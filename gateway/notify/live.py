@@ -13,7 +13,6 @@ import contextlib
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -179,7 +178,7 @@ class _Tail:
             for event in found:
                 self._hand(event)
             if found:
-                LAG.observe(max(0.0, (datetime.now(UTC) - found[0].created_at).total_seconds()))
+                LAG.observe(max(0.0, (self._database.clock.now() - found[0].created_at).total_seconds()))
             if len(found) < SLICE:
                 return
 

@@ -305,16 +305,27 @@ async def forget_deliveries(database: db.Database) -> int:
 
 
 async def tidy_webhooks(database: db.Database) -> AsyncIterator[UUID]:
-    """Remove webhooks that were deleted, disable those whose mailbox is gone; yields the accounts whose logs grew."""
+    """Remove webhooks that were deleted, disable those whose mailbox is gone, give up what waits for those that are
+    told nothing; yields the accounts whose logs grew."""
     async for account_id in _each(database, webhooks.accounts):
         async with database.transaction() as connection:
             await webhooks.remove_deleted(connection, account_id, DELETED_SECONDS)
             bereft = await webhooks.bereft(connection, account_id)
+            silenced = await webhooks.silenced(connection, account_id)
+        for webhook_id in silenced:
+            await _give_up(database, account_id, webhook_id)
         for webhook_id in bereft:
             async with database.transaction() as connection:
                 disabled = await webhooks.disable(connection, account_id, webhook_id, webhooks.BEREFT)
             if disabled:
                 yield account_id
+
+
+async def _give_up(database: db.Database, account_id: UUID, webhook_id: UUID) -> None:
+    more = True
+    while more:
+        async with database.transaction() as connection:
+            more = await webhooks.drop_pending(connection, account_id, webhook_id)
 
 
 async def _each(database: db.Database, accounts_after: Callable[..., Awaitable[list[UUID]]]) -> AsyncIterator[UUID]:

@@ -27,6 +27,7 @@ from gateway.storage.sql import load
 
 sql = load("webhooks")
 
+DROPPED: Final = 5000  # deliveries given up in one statement; a receiver that was away for days may have millions
 PATIENCE: Final = timedelta(days=5)  # with nothing but failures, then the webhook is disabled
 ROTATION: Final = timedelta(hours=24)  # for which the secret before signs, too
 OWNERS_WISH: Final = "its owner disabled it"  # the reason why it is told nothing
@@ -178,8 +179,20 @@ async def rotate(connection: db.Connection, account_id: UUID, webhook_id: UUID) 
 async def delete(connection: db.Connection, account_id: UUID, webhook_id: UUID) -> bool:
     """Whether there was such a webhook. What it had not been told it will not be."""
     deleted = await sql.delete.run(connection, account_id=account_id, id=webhook_id)
-    await sql.drop_pending.run(connection, account_id=account_id, webhook_id=webhook_id)
+    await sql.drop_pending.run(connection, account_id=account_id, webhook_id=webhook_id, limit=DROPPED)
     return deleted > 0
+
+
+async def silenced(connection: db.Connection, account_id: UUID) -> list[UUID]:
+    """Disabled and deleted ones for which something waits all the same: one slice of it went with the change."""
+    return [row["id"] for row in await sql.silenced.fetch(connection, account_id=account_id)]
+
+
+async def drop_pending(connection: db.Connection, account_id: UUID, webhook_id: UUID) -> bool:
+    """Give up another slice of what waits; whether there may be more. In a transaction."""
+    await sql.lock_webhook.row(connection, account_id=account_id, id=webhook_id)  # like whoever disables or deletes it
+    keys = {"account_id": account_id, "webhook_id": webhook_id}
+    return await sql.drop_pending.run(connection, **keys, limit=DROPPED) == DROPPED
 
 
 async def hearing(connection: db.Connection) -> set[UUID]:
@@ -329,7 +342,7 @@ async def disable(connection: db.Connection, account_id: UUID, webhook_id: UUID,
 
 
 async def _end(connection: db.Connection, account_id: UUID, webhook_id: UUID, reason: str) -> None:
-    await sql.drop_pending.run(connection, account_id=account_id, webhook_id=webhook_id)
+    await sql.drop_pending.run(connection, account_id=account_id, webhook_id=webhook_id, limit=DROPPED)
     data = events.encode({"id": webhook_id, "reason": reason})
     await events.append(connection, account_id, [events.NewEvent(type="webhook.disabled", data=data)])
 

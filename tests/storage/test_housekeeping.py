@@ -319,6 +319,24 @@ async def test_a_webhook_whose_mailbox_is_gone_is_disabled_once_it_was_told_so(
     assert json.loads(told.data) == {"id": str(id), "reason": webhooks.BEREFT}
 
 
+async def test_what_waits_for_a_webhook_that_is_told_nothing_is_given_up_in_slices(
+    database: db.Database, account_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "DROPPED", 2)
+    deleted, disabled, active = [await hook(database, account_id) for _ in range(3)]
+    for _ in range(5):
+        await rows.mailbox(database, account_id)
+    query = "select count(*) from webhook_deliveries where status = 'pending' and webhook_id = $1"
+    async with database.transaction() as connection:
+        await webhooks.delete(connection, account_id, deleted)
+        assert await webhooks.disable(connection, account_id, disabled, "gone")
+        before = [await connection.fetchval(query, id) for id in (deleted, disabled, active)]
+    assert before[:2] == [3, 3]
+    assert [one async for one in housekeeping.tidy_webhooks(database)] == []
+    async with database.connection() as connection:
+        assert [await connection.fetchval(query, id) for id in (deleted, disabled, active)] == [0, 0, before[2]]
+
+
 async def test_a_deleted_webhook_goes_when_nothing_of_it_is_left(database: db.Database, account_id: UUID) -> None:
     told, untold, fresh = [await hook(database, account_id) for _ in range(3)]
     await rows.mailbox(database, account_id)

@@ -33,9 +33,15 @@ update webhooks set deleted_at = statement_timestamp() where account_id = :accou
 update webhooks set status = 'disabled', disabled_reason = :reason
 where account_id = :account_id and id = :id and status = 'active' and deleted_at is null
 
--- drop_pending: nobody waits for these any more
+-- drop_pending: nobody waits for these any more; a slice
 update webhook_deliveries d set status = 'dead', finished_at = statement_timestamp(), lease_id = null
-where d.account_id = :account_id and d.webhook_id = :webhook_id and d.status = 'pending'
+where d.account_id = :account_id and d.webhook_id = :webhook_id and d.status = 'pending' and d.event_id = any(array(
+  select p.event_id from webhook_deliveries p
+  where p.account_id = :account_id and p.webhook_id = :webhook_id and p.status = 'pending' order by p.due_at limit :limit))
+
+-- silenced: webhooks that are told nothing and for which something waits all the same
+select w.id from webhooks w where w.account_id = :account_id and (w.status = 'disabled' or w.deleted_at is not null) and exists (
+  select 1 from webhook_deliveries d where d.account_id = :account_id and d.webhook_id = w.id and d.status = 'pending')
 
 -- hearing: accounts that have a webhook; looks, locks nothing
 select distinct w.account_id from webhooks w where w.status = 'active' and w.deleted_at is null
