@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     http_head_seconds: float = Field(30, gt=0, description="Time that the head of an HTTP request may take, then 408")
     http_body_seconds: float = Field(600, gt=0, description="Time that the body of an HTTP request may take, then 408")
     http_min_body_rate: int = Field(
-        500, ge=0, description="Bytes a second that the body of an HTTP request must bring over 10 s; fewer hear 408"
+        500, ge=0, description="Bytes a second that the body of an HTTP request must bring over 30 s; fewer hear 408"
     )
     web_concurrency: int = Field(1, ge=1, le=64, description="Web processes; per-process caps are divided by it")
     smtp_host: str = Field(

@@ -42,7 +42,7 @@ class Limits:
     head_seconds: float  # from a connection's beginning, or a head's first byte, to the head's end
     body_seconds: float  # from the head's end to the body's
     body_rate: int  # bytes a second that a body must bring
-    pace_seconds: float = 10.0  # over which its pace is taken
+    pace_seconds: float = 30.0  # over which its pace is taken: a line that stalls for a while may go on
     unread_seconds: float = 60.0  # in which a caller has to read something of an answer that waits for it
 
     @classmethod
