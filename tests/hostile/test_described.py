@@ -90,10 +90,10 @@ def can_be_wrong(described: Mapping[str, Any]) -> bool:
     return len(parameters) > len(words) or any(content["schema"] for content in contents)
 
 
-@pytest.mark.parametrize("examples", [1, pytest.param(15, marks=pytest.mark.faults)])
-def test_every_operation_answers_as_it_is_described(shared_house: house.House, examples: int) -> None:
-    """Seen before it was mended: GET /v1/events with a `mailbox` that is nobody's answered an undescribed 404, and so
-    did the operations for which a setting is missing."""
+@pytest.mark.parametrize(("examples", "share"), [(1, 3), pytest.param(15, 1, marks=pytest.mark.faults)])
+def test_every_operation_answers_as_it_is_described(shared_house: house.House, examples: int, share: int) -> None:
+    """One in `share` of them. Seen before it was mended: GET /v1/events with a `mailbox` that is nobody's answered an
+    undescribed 404, and so did the operations for which a setting is missing."""
 
     async def furnished() -> tuple[house.Tenant, Mapping[str, str]]:
         tenant = await shared_house.tenant()
@@ -109,11 +109,11 @@ def test_every_operation_answers_as_it_is_described(shared_house: house.House, e
     found: collections.Counter[int] = collections.Counter()
     with httpx2.Client(base_url=shared_house.url, headers=tenant.headers, timeout=60) as client:
         ordered = sorted(operations, key=lambda one: one.method == "delete")  # what they name goes last
-        for number, operation in enumerate(ordered):
+        for number, operation in enumerate(ordered[::share]):
             told = document["paths"][operation.path][operation.method]
             modes = MODES if can_be_wrong(told) else MODES[:1]
             for mode in modes if examples > 1 else modes[number % len(modes) :][:1]:
                 found.update(attacked(operation, client, ids, mode, examples))
     assert len(operations) > 75
     assert {200, 404, 422} <= set(found)
-    assert found.total() >= examples * len(operations)
+    assert found.total() >= examples * len(operations) // share
