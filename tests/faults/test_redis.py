@@ -184,7 +184,7 @@ async def test_nothing_is_lost_and_nobody_waits_while_redis_is_away(
     async with _standing(dsn, valkey) as scene:
         hosts, ledger, watch, done = scene.hosts, scene.ledger, scene.watch, asyncio.Event()
         async with hosts[0].client(scene.tenant.key) as client:
-            hook = {"url": scene.listener.url(), "types": ["*"]}
+            hook = {"url": scene.listener.url(), "types": ["*", "webhook.created"]}  # the log from its beginning
             assert (await client.post("/webhooks", json=hook)).status_code == 201
             boxes = await _boxes(client, 5)
         followers = [load.Follower(hosts[1:], scene.tenant.key, way, watch.of(way)) for way in ways]
