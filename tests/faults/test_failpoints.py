@@ -37,8 +37,8 @@ from tests.outbound import sink
 pytestmark = pytest.mark.anyio
 
 SETTINGS: Final = {
-    "LEASE_SECONDS": "1",
-    "HEARTBEAT_SECONDS": "0.2",
+    "LEASE_SECONDS": "4",  # not so short that a busy machine loses one
+    "HEARTBEAT_SECONDS": "0.5",
     "SWEEP_INTERVAL_SECONDS": "0.2",
     "OUTBOUND_DATA_TIMEOUT_SECONDS": "4",  # longer than it takes to bring all to their stages
     "RETRY_SCHEDULE": "0.1",
