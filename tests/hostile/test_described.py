@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import httpx2
@@ -33,10 +33,14 @@ NOW: Final = {"wait": 0, "timeout": 0}  # seconds that a poll may last
 OURS: Final = frozenset(("authorization", "user-agent", "accept-encoding"))  # headers that the client sets itself
 
 
-@schemathesis.serializer("message/rfc822", "application/octet-stream", "application/x-ndjson", "application/yaml")
-def as_bytes(_: Any, value: Any) -> bytes:
+def as_bytes(value: Any) -> bytes:
     """A body that the description says nothing of."""
     return value if isinstance(value, bytes) else json.dumps(value).encode()
+
+
+@schemathesis.serializer("message/rfc822", "application/octet-stream", "application/x-ndjson", "application/yaml")
+def written(_: Any, value: Any) -> bytes:
+    return as_bytes(value)
 
 
 def asked(client: httpx2.Client, case: Any, ids: Mapping[str, str]) -> httpx2.Response:
@@ -50,10 +54,18 @@ def asked(client: httpx2.Client, case: Any, ids: Mapping[str, str]) -> httpx2.Re
     content = wire.pop("data", None)
     headers = {name: value for name, value in wire["headers"].items() if name.lower() not in OURS}
     body = {"content": content} if isinstance(content, bytes | str) else {"data": content}
-    known = {name: wire[name] for name in ("method", "url", "params", "json", "files") if wire.get(name) is not None}
+    known = {name: wire[name] for name in ("method", "url", "params", "json") if wire.get(name) is not None}
+    if wire.get("files"):
+        known["files"] = [(name, (None, as_bytes(value))) for name, value in _pairs(wire["files"])]
     answer = client.request(**known, **body, headers=headers)
     answer.request.read()  # the checks look at it again
     return answer
+
+
+def _pairs(files: Any) -> Iterator[tuple[str, Any]]:
+    """Names and contents of a form's fields, which schemathesis gives as `requests` takes them."""
+    for name, file in files.items() if isinstance(files, dict) else files:
+        yield name, file[1] if isinstance(file, tuple) else file
 
 
 def attacked(operation: Any, client: httpx2.Client, ids: Mapping[str, str], mode: Any, examples: int) -> list[int]:
