@@ -129,7 +129,9 @@ async def test_what_stands_behind_a_plus_is_the_tag(shared_house: house.House, c
 async def test_the_envelope_says_what_was_said(shared_house: house.House, client: httpx2.AsyncClient) -> None:
     made = await letters.mailbox(client)
     receipt = await letters.hand_in(shared_house, letters.letter(), made["address"], sender="Bounces+1@b.example")
-    assert (await letters.only_message(client, made["id"]))["envelope"] == {
+    envelope = (await letters.only_message(client, made["id"]))["envelope"]
+    assert len(envelope.pop("session_id")) == 12
+    assert envelope == {
         "mail_from": "Bounces+1@b.example",
         "rcpt_to": [made["address"]],
         "helo": "peer.example",
