@@ -18,9 +18,14 @@ from gateway.inbound import protocol, proxy
 log = structlog.get_logger(__name__)
 seldom: Final = telemetry.Seldom(log)
 
+_EARLY_BYTES: Final = 16_384
+
 
 class Doorway(asyncio.BufferedProtocol):
-    """Of one connection. Buffered: it offers as much room as the header lacks, so what follows is left unread."""
+    """Of one connection. Buffered: it offers as much room as the header lacks, so what follows is left unread.
+
+    A peer that speaks first may be heard before its handshake begins: uvloop reads from a connection once it is made,
+    though it was paused then. What is heard so is handed to the handshake."""
 
     def __init__(self, session: protocol.InboundSMTP, service: protocol.Service) -> None:
         self._session = session
@@ -28,7 +33,8 @@ class Doorway(asyncio.BufferedProtocol):
         self._tls = service.context if service.implicit_tls else None
         self._loop = asyncio.get_running_loop()
         self._header = b""
-        self._room = bytearray(1)  # where the next bytes of it come
+        self._early = b""  # came before the handshake began; empty = nothing, as ever on asyncio's own loop
+        self._room = bytearray(1)  # where the next bytes come
         self._deadline: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -48,10 +54,18 @@ class Doorway(asyncio.BufferedProtocol):
         self._session.leave()
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        self._room = bytearray(max(1, proxy.missing(self._header)))
+        self._room = bytearray(_EARLY_BYTES if self._is_past_header else max(1, proxy.missing(self._header)))
         return self._room
 
+    @property
+    def _is_past_header(self) -> bool:
+        return self._deadline is None
+
     def buffer_updated(self, nbytes: int) -> None:
+        if self._is_past_header:
+            self._early += self._room[:nbytes]
+            self._transport.pause_reading()
+            return
         self._header += self._room[:nbytes]
         try:
             if proxy.missing(self._header):
@@ -72,6 +86,7 @@ class Doorway(asyncio.BufferedProtocol):
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
 
     def _enter(self, address: str) -> None:
         """Goes on to the session, now that the client's address is known."""
@@ -85,16 +100,31 @@ class Doorway(asyncio.BufferedProtocol):
             self._session.connection_made(self._transport)
             self._transport.resume_reading()
 
+    def _hand_over(self) -> None:
+        """What came early goes to whoever has the connection now."""
+        handshake = cast("asyncio.BufferedProtocol", self._transport.get_protocol())
+        while self._early and handshake is not self:
+            room = memoryview(handshake.get_buffer(len(self._early)))
+            some, self._early = self._early[: len(room)], self._early[len(room) :]
+            room[: len(some)] = some
+            handshake.buffer_updated(len(some))
+
     async def _encrypt(self, context: ssl.SSLContext) -> None:
         session = self._session
-        try:
-            encrypted = await self._loop.start_tls(
+        shaking = self._loop.create_task(
+            self._loop.start_tls(
                 self._transport,
                 session,
                 context,
                 server_side=True,
                 ssl_handshake_timeout=self._service.limits.handshake_seconds,
             )
+        )
+        try:
+            if self._early:
+                await asyncio.sleep(0)  # it has its connection in the loop's next turn
+                self._loop.call_soon(self._hand_over)
+            encrypted = await shaking
         except (OSError, ssl.SSLError) as error:
             seldom.info(
                 "tls handshake failed",

@@ -67,6 +67,31 @@ def at_once(port: Port, client: ssl.SSLContext) -> list[str]:
     return expectations(said.decode())
 
 
+async def test_a_handshake_that_comes_with_the_connection_is_heard(tmp_path: Path) -> None:
+    """All of it is there before the loop has looked at the connection. Without what Doorway keeps for the handshake
+    uvloop's connection was reset: its first bytes were taken for a broken PROXY header."""
+    server, client = self_signed(tmp_path)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    shaking = client.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        shaking.do_handshake()
+    async with listening(Tray(), tls_context=server, implicit_tls=True) as port:
+        with socket.create_connection(port.address, timeout=PATIENCE) as bare:
+            bare.sendall(outgoing.read())
+            assert (await asyncio.to_thread(greeting, bare, shaking, incoming, outgoing)).startswith(b"220 ")
+
+
+def greeting(bare: socket.socket, shaking: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> bytes:
+    """The first words within a connection whose handshake was begun."""
+    while True:
+        try:
+            shaking.do_handshake()
+            return shaking.read(4096)
+        except ssl.SSLWantReadError:
+            bare.sendall(outgoing.read())
+            incoming.write(bare.recv(65_536))
+
+
 @pytest.mark.parametrize("garbage", [b"EHLO x\r\n", b"\x16\x03\x01 this is no handshake\r\n"])
 async def test_who_speaks_no_tls_is_left_and_its_place_is_free(tmp_path: Path, garbage: bytes) -> None:
     server, _ = self_signed(tmp_path)
