@@ -19,13 +19,12 @@ from typing import Final
 from uuid import UUID
 
 import structlog
-from uuid_utils.compat import uuid7
 
 from gateway import loops, tracing
 from gateway.errors import Unavailable
 from gateway.notify import webhooks as posting
 from gateway.settings import Settings
-from gateway.storage import db, events, webhooks
+from gateway.storage import db, events, leases, webhooks
 from gateway.tokens import Keyring
 
 log = structlog.get_logger(__name__)
@@ -54,7 +53,7 @@ class Dispatcher:
         self._keyring = keyring
         self._poster = poster
         self._told = told
-        self._unheard: dict[UUID, UUID] = {}  # leases whose claim broke off: nobody knows whether they stand; account
+        self._unheard = leases.Unheard(database, webhooks.let_go)
         self._again = again
         self._under_way: collections.Counter[UUID] = collections.Counter()  # posts of each account
         self._held_back: set[UUID] = set()  # accounts of which more may be due than their webhooks had room for
@@ -101,7 +100,7 @@ class Dispatcher:
 
     async def look(self) -> list[UUID]:
         """Accounts with somebody to tell now."""
-        await self._let_go_unheard()
+        await self._unheard.let_go()
         async with self._database.connection() as connection:
             return await webhooks.due_accounts(connection, 1000)
 
@@ -120,22 +119,11 @@ class Dispatcher:
     async def _claim(self, account_id: UUID, limit: int) -> webhooks.Slice:
         lease = self._settings.webhook_timeout_seconds + self._settings.lease_seconds
         each = self._settings.webhook_concurrency
-        lease_id = uuid7()
-        try:
+        with self._unheard.claiming(account_id) as lease_id:
             async with self._database.transaction() as connection:
                 return await webhooks.claim(
                     connection, account_id, lease_id=lease_id, lease_seconds=lease, each=each, limit=limit
                 )
-        except Unavailable:
-            self._unheard[lease_id] = account_id
-            raise
-
-    async def _let_go_unheard(self) -> None:
-        """What a claim that broke off left with a lease that nobody holds need not wait until it runs out."""
-        for lease_id, account_id in list(self._unheard.items()):
-            async with self._database.connection() as connection:
-                await webhooks.let_go(connection, account_id, lease_id)
-            del self._unheard[lease_id]
 
     async def _tell(self, claimed: webhooks.Claimed) -> None:
         try:

@@ -25,7 +25,6 @@ from uuid import UUID
 import msgspec
 import prometheus_client
 import structlog
-from uuid_utils.compat import uuid7
 
 from gateway import loops, tracing
 from gateway.errors import PostroomError, Unavailable
@@ -41,7 +40,7 @@ from gateway.outbound.returning import Returning
 from gateway.outbound.route import OPEN_SECONDS, Router, Try
 from gateway.outbound.shaping import ENDING, HeldBack, Shaping, evenly
 from gateway.settings import Settings
-from gateway.storage import db, emails, events
+from gateway.storage import db, emails, events, leases
 from gateway.storage.clock import Clock
 from gateway.storage.committer import Committer
 
@@ -179,7 +178,7 @@ class Carrier:
         self._large = Room(LARGE_AT_ONCE)
         self._slots = Slots(AHEAD * at_once, least=max(1, at_once // 2))  # fewer are free: the network has enough
         self._held: dict[UUID, Held] = {}  # by delivery
-        self._unheard: dict[UUID, UUID] = {}  # leases whose claim broke off: nobody knows whether they stand; account
+        self._unheard = leases.Unheard(database, emails.let_go)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._committer: Committer[Sequence[emails.Settled], bool] = Committer(
@@ -206,7 +205,7 @@ class Carrier:
 
     async def look(self) -> list[UUID]:
         """Accounts with somebody to write to now, whoever should have said so."""
-        await self._let_go_unheard()
+        await self._unheard.let_go()
         async with self._database.connection() as connection:
             return await emails.due_accounts(connection, 1000)
 
@@ -227,22 +226,11 @@ class Carrier:
         return left
 
     async def _claim(self, account_id: UUID, limit: int) -> list[emails.Claimed]:
-        lease_id = uuid7()
-        try:
+        with self._unheard.claiming(account_id) as lease_id:
             async with self._database.connection() as connection:
                 return await emails.claim(
                     connection, account_id, lease_id=lease_id, lease_seconds=self._settings.lease_seconds, limit=limit
                 )
-        except Unavailable:
-            self._unheard[lease_id] = account_id
-            raise
-
-    async def _let_go_unheard(self) -> None:
-        """Whom a claim that broke off left with a lease that nobody holds need not wait until it runs out."""
-        for lease_id, account_id in list(self._unheard.items()):
-            async with self._database.connection() as connection:
-                await emails.let_go(connection, account_id, lease_id)
-            del self._unheard[lease_id]
 
     def _start(self, held: Held) -> None:
         self._held[held.claimed.id] = held
