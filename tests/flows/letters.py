@@ -77,6 +77,30 @@ async def listed(client: httpx2.AsyncClient, path: str, **query: Any) -> list[di
     return data
 
 
+async def every(client: httpx2.AsyncClient, path: str, **query: str) -> list[dict[str, Any]]:
+    """All pages of a list, in its order."""
+    return await _pages(client, path, query, "cursor")
+
+
+async def every_event(client: httpx2.AsyncClient) -> list[dict[str, Any]]:
+    """The whole log, oldest first."""
+    return await _pages(client, "/events", {"after": "0"}, "after")
+
+
+async def _pages(client: httpx2.AsyncClient, path: str, query: Mapping[str, str], behind: str) -> list[dict[str, Any]]:
+    """`behind`: what the next page's cursor is given as."""
+    found: list[dict[str, Any]] = []
+    asked = {"limit": "200", **query}
+    while True:
+        answer = await client.get(path, params=asked)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        found += page["data"]
+        if not page["has_more"]:
+            return found
+        asked[behind] = page["next_cursor"]
+
+
 async def only_message(client: httpx2.AsyncClient, mailbox_id: str) -> dict[str, Any]:
     """The one message of a mailbox, whole."""
     [summary] = await listed(client, f"/mailboxes/{mailbox_id}/messages")

@@ -22,6 +22,8 @@ import httpx2
 import pytest
 
 from tests import house, sending
+from tests.faults import strain
+from tests.flows import letters
 from tests.outbound import sink
 
 pytestmark = pytest.mark.anyio
@@ -72,27 +74,6 @@ async def _kill_serve(home: house.House, kills: int, acknowledged: Count) -> Non
         await acknowledged.reaches(acknowledged.value + 10)
 
 
-async def _all_events(client: httpx2.AsyncClient) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    cursor, more = "0", True
-    while more:
-        page = (await client.get("/events", params={"after": cursor, "limit": "200"})).json()
-        found += page["data"]
-        cursor, more = page["next_cursor"], page["has_more"]
-    return found
-
-
-async def _all(client: httpx2.AsyncClient, path: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    query: dict[str, str] = {"limit": "200"}
-    while True:
-        page = (await client.get(path, params=query)).json()
-        found += page["data"]
-        if not page["has_more"]:
-            return found
-        query["cursor"] = page["next_cursor"]
-
-
 def _assert_gapless(events: Sequence[dict[str, Any]]) -> None:
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
 
@@ -100,54 +81,17 @@ def _assert_gapless(events: Sequence[dict[str, Any]]) -> None:
 # Mail in
 
 
-class HungUp(Exception):
-    """The server is gone, or answered something else than was hoped for."""
-
-
-class Session:
-    """An SMTP client that sends mail after mail and keeps what it was told, until the line breaks."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def greet(self) -> None:
-        await self._hear("220")
-        await self._say("EHLO client.example", "250")
-
-    async def send(self, recipient: str, subject: str) -> UUID:
-        """The receipt id of the 250."""
-        await self._say("MAIL FROM:<a@b.example>", "250")
-        await self._say(f"RCPT TO:<{recipient}>", "250")
-        await self._say("DATA", "354")
-        reply = await self._say(
-            f"From: a@b.example\r\nSubject: {subject}\r\n\r\n{subject}\r\n.", "250 2.0.0 queued as "
-        )
-        return UUID(reply.rpartition(" ")[2])
-
-    async def _say(self, line: str, hoped: str) -> str:
-        self._writer.write(f"{line}\r\n".encode())
-        return await self._hear(hoped)
-
-    async def _hear(self, hoped: str) -> str:
-        line = "-" * 4
-        while line[3:4] == "-":
-            line = (await self._reader.readline()).decode().rstrip("\r\n")
-        if not line.startswith(hoped):
-            raise HungUp(line)
-        return line
-
-
 async def _send_mail(port: int, recipients: Sequence[str], told: dict[str, UUID], acknowledged: Count) -> None:
     for recipient in itertools.cycle(recipients):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            session = Session(reader, writer)
+            session = strain.Session(reader, writer)
             await session.greet()
             while True:
                 subject = uuid4().hex  # another one for each try: what was not confirmed is not asked for again
                 told[subject] = await session.send(recipient, subject)
                 await acknowledged.up()
-        except (HungUp, OSError):
+        except (strain.PutOff, ValueError, OSError):  # it is gone, or answered something else than was hoped for
             pass
         finally:
             writer.transport.abort()
@@ -170,8 +114,8 @@ async def test_mail_that_was_confirmed_is_stored_whenever_the_web_process_is_kil
             async with _busy(work):
                 await _kill_serve(home, kills, acknowledged)
             await home.ready()
-            listed = [one for box in boxes for one in await _all(client, f"/mailboxes/{box['id']}/messages")]
-            events = await _all_events(client)
+            listed = [one for box in boxes for one in await letters.every(client, f"/mailboxes/{box['id']}/messages")]
+            events = await letters.every_event(client)
             sample = next(one for one in listed if one["subject"] in told)
             shown = (await client.get(f"/messages/{sample['id']}")).json()
         stored = await _rows(dsn, "select m.subject, c.id from messages m join contents c on c.id = m.content_id")
@@ -250,8 +194,8 @@ async def test_each_recipient_comes_to_one_end_whenever_a_worker_is_killed(
                 await _kill_workers(home, kills, relay, share)
                 posted = await posting
                 await _rested(dsn)
-                shown = {one["id"]: one for one in await _all(client, "/emails")}
-                events = await _all_events(client)
+                shown = {one["id"]: one for one in await letters.every(client, "/emails")}
+                events = await letters.every_event(client)
         copies = collections.Counter({message_id: count for (message_id, _), count in relay.taken.items()})
     assert shown.keys() == posted.keys()
     ends: dict[str, list[str]] = collections.defaultdict(list)
@@ -316,8 +260,8 @@ async def test_a_bad_relay_and_killed_workers_lose_nothing_and_double_nothing_th
                 posted = await posting
                 async with asyncio.timeout(60):
                     await _rested(dsn)
-                shown = {one["id"]: one for one in await _all(client, "/emails")}
-                events = await _all_events(client)
+                shown = {one["id"]: one for one in await letters.every(client, "/emails")}
+                events = await letters.every_event(client)
         copies = collections.Counter({message_id: count for (message_id, _), count in relay.taken.items()})
     ends = collections.Counter(
         event["email_id"] for event in events if event["type"] in {"email.sent", "email.unknown"}
@@ -437,8 +381,8 @@ async def test_a_key_is_one_email_and_one_mail_whenever_the_web_process_is_kille
                     done.set()
                 await home.ready()
                 await _rested(dsn)
-                shown = await _all(client, "/emails")
-                events = await _all_events(client)
+                shown = await letters.every(client, "/emails")
+                events = await letters.every_event(client)
         stored = await _rows(dsn, "select id from emails")
         assert {one["subject"]: one["id"] for one in shown} == told
         assert len(stored) == len(shown) == len(told)

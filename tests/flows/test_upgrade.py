@@ -166,34 +166,20 @@ async def test_a_release_takes_the_place_of_the_one_before_while_mail_flows(
 
 async def _check(load: Load, client: httpx2.AsyncClient, mailbox_id: str, relay: sink.Sink) -> None:
     assert [heard for heard in load.refused if not heard.startswith(("421", "gone"))] == []
-    stored = [one["subject"] for one in await _all(client, f"/mailboxes/{mailbox_id}/messages")]
+    stored = [one["subject"] for one in await letters.every(client, f"/mailboxes/{mailbox_id}/messages")]
     assert load.mails <= set(stored)
     assert len(stored) == len(set(stored))
     for email_id in load.emails.values():
         await sending.resting(client, email_id)
-    shown = {one["id"]: one for one in await _all(client, "/emails")}
+    shown = {one["id"]: one for one in await letters.every(client, "/emails")}
     assert set(load.emails.values()) <= shown.keys()
     assert len(shown) == len({one["subject"] for one in shown.values()})
     assert {one["status"] for one in shown.values()} == {"sent"}
     twice = {name for (name, _), count in relay.taken.items() if count > 1}
     of_twice = [one["id"] for one in shown.values() if one["message_id"] in twice]
     assert [await letters.listed(client, f"/emails/{email_id}/attempts") for email_id in of_twice] == []
-    seqs = [event["seq"] for event in await _all(client, "/events", order="")]
+    seqs = [event["seq"] for event in await letters.every_event(client)]
     assert seqs == list(range(1, len(seqs) + 1))
-
-
-async def _all(client: httpx2.AsyncClient, path: str, order: str = "asc") -> list[dict[str, Any]]:
-    """All pages of a list."""
-    found: list[dict[str, Any]] = []
-    query = {"limit": "200"} | ({"order": order} if order else {"after": "0"})
-    while True:
-        answer = await client.get(path, params=query)
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
-        found += page["data"]
-        if not page["has_more"]:
-            return found
-        query["cursor" if order else "after"] = page["next_cursor"]
 
 
 # A backup
