@@ -22,6 +22,11 @@ dev: install ## Run everything: embedded Postgres and Valkey, web, SMTP, worker 
 test: install corpora ## Run the tests, in parallel, against real servers
 	$(BIN)/pytest -n $(TESTERS) --dist loadgroup -m "not faults" $(ARGS)
 
+browser: ## Install Chromium, which tests of the dashboard drive, unless one is there (Debian's, by apt)
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || { \
+		as=$$([ "$$(id -u)" = 0 ] || echo sudo); $$as apt-get update -qq && \
+		$$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
 corpora: tests/corpus/mails/.complete ## Fetch other projects' test mails, which the tests read
 
 tests/corpus/mails/.complete: tests/corpus/fetch.py | install
@@ -46,6 +51,6 @@ faults: install corpora ## The slow proofs: kill storms under load
 
 lock: install ## Choose the newest versions that pyproject.toml allows and write requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-		--extra embedded --group dev --output-file requirements.lock --upgrade pyproject.toml
+		--extra embedded --extra mcp --group dev --output-file requirements.lock --upgrade pyproject.toml
 
-.PHONY: help install dev test corpora check format bench faults lock
+.PHONY: help install dev test browser corpora check format bench faults lock

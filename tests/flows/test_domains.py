@@ -395,6 +395,9 @@ async def test_a_catch_all_never_expires(
         assert [error["field"] for error in body["errors"]] == ["catch_all"]
 
 
+COUNTED = ("ratelimit-remaining", "ratelimit-reset")  # these move with time and with each request
+
+
 async def test_foreign_domains_are_as_if_they_were_not(
     place: Place, client: httpx2.AsyncClient, other: httpx2.AsyncClient, name: str
 ) -> None:
@@ -410,7 +413,8 @@ async def test_foreign_domains_are_as_if_they_were_not(
         ]
         assert answers[0].status_code == 404
         assert answers[0].content == answers[1].content
-        assert dict(answers[0].headers) == dict(answers[1].headers)
+        told = [{name: value for name, value in answer.headers.items() if name not in COUNTED} for answer in answers]
+        assert told[0] == told[1]
     assert await letters.listed(other, "/domains") == []
     assert (await client.get(f"/domains/{name}")).json() == mine
 

@@ -54,6 +54,7 @@ async def test_who_is_silent_for_long_makes_room_for_somebody_from_elsewhere(mon
         same = await port.connect()  # its address has its share: nobody goes for it
         await same.expect("421 4.7.0 Too many connections,")
         await same.ended()
+        await until(lambda: any(session.silent_for() > 0 for session in port.listener.sessions))  # uvloop counts in ms
         await (await port.connect("127.0.0.2")).greet()
         await silent.expect("421 4.7.0 Idle while others wait")
         await silent.ended()
