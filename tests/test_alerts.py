@@ -1,5 +1,5 @@
-"""Metrics and alert rules: what the README says of them is so, rules speak of what there is, and they fire when they
-should."""
+"""Metrics and alert rules: what docs/monitoring.md says of them is so, rules speak of what there is, and they fire when
+they should."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ OPEN_LABELS: Final = {"route", "status", "method", "provider"}  # values that ar
 
 
 def documented() -> dict[str, tuple[str, frozenset[str], str]]:
-    """Of README's table: type, labels and meaning, by name."""
-    found = ROW.findall((ROOT / "README.md").read_text())
+    """Of the page's table: type, labels and meaning, by name."""
+    found = ROW.findall((ROOT / "docs" / "monitoring.md").read_text())
     table = {name: (kind, frozenset(filter(None, labels.split(","))), told) for name, labels, kind, told in found}
     assert len(table) == len(found)
     return table
@@ -58,7 +58,7 @@ def declared() -> dict[str, tuple[str, frozenset[str]]]:
     }
 
 
-def test_the_readme_tells_of_every_metric_by_name_type_and_labels_and_of_no_other() -> None:
+def test_the_page_tells_of_every_metric_by_name_type_and_labels_and_of_no_other() -> None:
     assert {name: (kind, labels) for name, (kind, labels, _) in documented().items()} == declared()
 
 
@@ -92,7 +92,7 @@ def test_a_rule_parses_speaks_of_metrics_and_labels_that_there_are_and_says_what
     assert grouped <= {"le"}.union(*(table[re.sub(r"_bucket$", "", one.name)][1] for one in found))
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert all(len(rule["annotations"][what]) > 10 for what in ("summary", "description", "runbook"))
-    assert rule["alert"] in (ROOT / "README.md").read_text()
+    assert rule["alert"] in (ROOT / "docs" / "monitoring.md").read_text()
     for other in re.findall(r"Postroom[A-Z]\w+", rule["annotations"]["runbook"]):
         assert other in {one["alert"] for one in RULES}
 

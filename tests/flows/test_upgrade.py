@@ -186,7 +186,7 @@ async def _check(load: Load, client: httpx2.AsyncClient, mailbox_id: str, relay:
 
 
 def dumped(dsn: str, file: Path) -> None:
-    """A backup as README says to make it."""
+    """A backup as docs/operations.md says to make it."""
     command = [str(embedded.postgres_binaries() / "pg_dump"), "--format=custom", f"--file={file}", dsn]
     subprocess.run(command, check=True, capture_output=True)
 
