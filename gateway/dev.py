@@ -2,9 +2,9 @@
 
 It takes the data folder for itself, binds the ports, starts Postgres and Valkey (unless DATABASE_URL and REDIS_URL name
 others), prepares the database, and keeps `postroom serve` and `postroom worker` running on the sockets it bound. When
-all is ready it writes `dev.json` there and says how to use it. What dies is started again, with growing pauses; what
-dies five times within 30 s ends everything. The log of the programs goes to standard error, each line after its
-program's name; the servers' own logs lie in the data folder.
+all is ready it writes `dev.json` there, and `env` for shells, and says how to use it. What dies is started again, with
+growing pauses; what dies five times within 30 s ends everything. The log of the programs goes to standard error, each
+line after its program's name; the servers' own logs lie in the data folder.
 
 SIGINT, SIGTERM and SIGHUP stop it: programs first, which end what they are doing, then the servers; a second one does
 not wait for the programs. SIGKILL of the supervisor takes all of them along.
@@ -20,6 +20,7 @@ import importlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -194,14 +195,14 @@ class Supervisor:
         await self._start(self._children)
         await _until_ready(listeners["http"])
         described = self._describe(listeners, api_key)
-        _write_private(self._folder / "dev.json", json.dumps(described, indent=2) + "\n")
+        publish(self._folder, described)
         self._greet(described)
 
     async def _end(self) -> None:
         await _cancelled(*self._keepers)
         await asyncio.gather(*(child.stop() for child in self._children))
         await asyncio.gather(*(server.stop() for server in self._servers))
-        (self._folder / "dev.json").unlink(missing_ok=True)
+        _withdraw(self._folder)
 
     def _complete(self, listeners: Mapping[str, socket.socket]) -> None:
         """Add to the environment what is only known here."""
@@ -315,6 +316,7 @@ Postroom is ready.
   SMTP        {smtp_host}:{smtp_port}   takes mail for every address
   submission  {smtp_host}:{submission_port}   any user name, the key as password
   details     {folder}/dev.json
+  for shells  . {folder}/env   sets POSTROOM_URL, POSTROOM_API_KEY and POSTROOM_SMTP
 
 Make a mailbox, send to it, wait for the code:
   curl -X POST {http_url}/v1/mailboxes -H 'Authorization: Bearer {api_key}' \\
@@ -595,8 +597,26 @@ def _data_folder(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        (folder / "dev.json").unlink(missing_ok=True)  # of one that was killed
+        _withdraw(folder)  # what one that was killed has left
         yield
+
+
+def publish(folder: Path, described: Mapping[str, Any]) -> None:
+    """Write `dev.json`, and `env`: the variables by which every client finds us, for shells to read."""
+    host = described["smtp_host"]
+    variables = {
+        "POSTROOM_URL": described["http_url"],
+        "POSTROOM_API_KEY": described["api_key"],
+        "POSTROOM_SMTP": f"{f'[{host}]' if ':' in host else host}:{described['smtp_port']}",
+    }
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    _write_private(folder / "env", exports)
+    _write_private(folder / "dev.json", json.dumps(described, indent=2) + "\n")
+
+
+def _withdraw(folder: Path) -> None:
+    for name in ("dev.json", "env"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _open_folder(folder: Path) -> TextIO:

@@ -195,7 +195,12 @@ def test_dev_json_tells_all_that_a_program_needs(folder: Path) -> None:
             "dashboard_url",
         }
         assert it.told["pid"] == it.process.pid
-        assert (folder / "dev.json").stat().st_mode & 0o777 == 0o600
+        for name in ("dev.json", "env"):
+            assert (folder / name).stat().st_mode & 0o777 == 0o600
+        shown = 'echo "$POSTROOM_URL $POSTROOM_API_KEY $POSTROOM_SMTP"'
+        said = subprocess.run(["sh", "-c", f". {folder}/env; {shown}"], capture_output=True, text=True, check=True)
+        smtp = f"{it.told['smtp_host']}:{it.told['smtp_port']}"
+        assert said.stdout.split() == [it.told["http_url"], it.told["api_key"], smtp]
         assert it.get("/readyz")["POSTROOM_DEV"] == "1"
         for port in ("smtp_port", "submission_port"):
             with smtplib.SMTP(it.told["smtp_host"], it.told[port], timeout=30) as client:
