@@ -53,6 +53,7 @@ from gateway.web import (
     unsubscribe,
     webhooks,
 )
+from gateway.web.dashboard import rooms as dashboard
 from gateway.web.paths import Paths
 
 log = structlog.get_logger(__name__)
@@ -136,6 +137,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         *operating.Operating(gateway, authenticate, listening).routes(),
         *unsubscribe.Unsubscribe(gateway).routes(),
         *docs.routes(document),
+        *dashboard.routes(gateway, described, authenticate),
     ]
 
 

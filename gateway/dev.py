@@ -131,8 +131,8 @@ async def _prepare(to_use: settings.Settings) -> str:
 
 
 def _preload() -> None:
-    """Import what `_prepare` uses."""
-    for module in ("gateway.keys", "gateway.storage.migrate"):
+    """Import what `_prepare` and `_ticket` use."""
+    for module in ("gateway.keys", "gateway.storage.migrate", "gateway.web.dashboard.seals"):
         importlib.import_module(module)
 
 
@@ -290,8 +290,15 @@ class Supervisor:
             "database_url": self._environment["DATABASE_URL"],
             "redis_url": self._environment["REDIS_URL"],
             "pid": os.getpid(),
-            "dashboard_url": f"{http_url}/#key={api_key}",  # browsers keep what stands behind # to themselves
+            "dashboard_url": f"{http_url}/sign-in/{self._ticket(api_key)}",
         }
+
+    def _ticket(self, api_key: str) -> str:
+        """What signs a browser in, for a day."""
+        from gateway import tokens  # noqa: PLC0415 - loaded while Postgres starts, see `_preload`
+        from gateway.web.dashboard import seals  # noqa: PLC0415 - likewise
+
+        return seals.Seals(tokens.keyring(settings_of(self._environment))).ticket(api_key)
 
     def _greet(self, described: Mapping[str, Any]) -> None:
         domain = settings_of(self._environment).first_domain
@@ -311,7 +318,7 @@ class Supervisor:
 
 GREETING = """
 Postroom is ready.
-  open        {http_url}/docs
+  open        {dashboard_url}
   API         {http_url}/v1   key {api_key}
   SMTP        {smtp_host}:{smtp_port}   takes mail for every address
   submission  {smtp_host}:{submission_port}   any user name, the key as password

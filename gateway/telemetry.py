@@ -195,7 +195,7 @@ class Seldom:
 
 # Redaction
 
-_TOKENS: Final = re.compile(r"(pr_key_|pr_mbx_|whsec_)[A-Za-z0-9+/=_-]+")
+_TOKENS: Final = re.compile(r"(pr_key_|pr_mbx_|pr_tkt_|pr_ses_|whsec_)[A-Za-z0-9+/=_-]+")
 _BEARER: Final = re.compile(r"(\bbearer[\s.]+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 # `Authorization: …`, `"authorization": "…"`, `(b'authorization', b'…')`, with quotes escaped or not; but not
 # "authorization required".
@@ -227,7 +227,7 @@ class Redact:
 
 
 def redact(line: str) -> str:
-    """`line` with API keys, mailbox tokens, webhook secrets, Authorization headers and URLs' userinfo masked."""
+    """`line` with keys, tokens, sessions, webhook secrets, Authorization headers and URLs' userinfo masked."""
     lower = line.lower()
     if "pr_" in lower or "whsec_" in lower:
         line = _TOKENS.sub(rf"\g<1>{MASK}", line)

@@ -22,6 +22,7 @@ from gateway.web import edge, origins
 seldom: Final = telemetry.Seldom(structlog.get_logger(__name__), most=1, seconds=60.0)
 
 SUBPROTOCOL: Final = "postroom.v1"
+SHUT_OUT: Final = "Too many failed authentications from this address."
 
 
 class Access:
@@ -37,10 +38,19 @@ class Access:
         """One request of the caller's, counted; what is left goes into the answer's headers.
 
         Raises MissingApiKey, InvalidApiKey, RestrictedApiKey, RateLimitExceeded."""
-        token = bearer(request)
-        caller = await (self.caller(token) if self._callers.remembers(token) else self._stranger(token, request))
-        self._count(caller, edge.exchange(request.scope))
+        caller = await self.admitted(bearer(request), request)
+        self.count(caller, edge.exchange(request.scope))
         return caller
+
+    async def admitted(self, token: str, request: HTTPConnection) -> Caller:
+        """Whose token it is, uncounted; a failure counts against the client's address.
+
+        Raises InvalidApiKey, RestrictedApiKey, RateLimitExceeded."""
+        return await (self.caller(token) if self._callers.remembers(token) else self._stranger(token, request))
+
+    async def holding(self, hashed: bytes) -> Caller:
+        """Whose the token of this hash is, uncounted, for who has shown it before. Raises like `caller`."""
+        return await self._callers.holding(hashed)
 
     async def caller(self, token: str) -> Caller:
         """Whose token it is, uncounted. Raises InvalidApiKey, RestrictedApiKey."""
@@ -52,14 +62,24 @@ class Access:
             seldom.warning("a proxy is not in PROXY_TRUSTED: who guesses keys is not shut out", address=client)
             return await self.caller(token)
         if seconds := self._limiter.shut_out(client):
-            raise RateLimitExceeded("Too many failed authentications from this address.", retry_after=seconds)
+            raise RateLimitExceeded(SHUT_OUT, retry_after=seconds)
         try:
             return await self.caller(token)
         except InvalidApiKey:
             self._limiter.failed(client)
             raise
 
-    def _count(self, caller: Caller, current: edge.Exchange) -> None:
+    def guessed(self, request: HTTPConnection) -> None:
+        """What was shown was made up: a failed authentication of the client's address. Raises RateLimitExceeded."""
+        if origins.comes_through_a_stranger(request.scope, self._trusted):
+            return
+        client = origins.remote_ip(request.scope, self._trusted)
+        if seconds := self._limiter.shut_out(client):
+            raise RateLimitExceeded(SHUT_OUT, retry_after=seconds)
+        self._limiter.failed(client)
+
+    def count(self, caller: Caller, current: edge.Exchange) -> None:
+        """One request of the caller's; what is left goes into the answer's headers. Raises RateLimitExceeded."""
         standing = self._limiter.request(caller)
         if standing is None:
             return

@@ -391,13 +391,16 @@ class Api:
         self._trusted = trusted
         self._refuse_doubles()
 
-    def routes(self) -> list[Route]:
-        """One route a path. Literal segments come before parameters, so that no order of declaration hides one."""
+    def routes(self, authenticate: Authenticate | None = None) -> list[Route]:
+        """One route a path. Literal segments come before parameters, so that no order of declaration hides one.
+
+        `authenticate`: in place of that of the API, for those who come another way."""
+        authenticate = authenticate or self._authenticate
         paths: dict[str, list[Plan]] = {}
         for found in (plan for plan in self.plans if plan.operation.available):
             paths.setdefault(self.prefix + found.operation.path, []).append(found)
         ordered = sorted(paths, key=lambda path: [segment.startswith("{") for segment in path.split("/")])
-        return [Route(path, Endpoint(path, paths[path], self._authenticate, self._trusted)) for path in ordered]
+        return [Route(path, Endpoint(path, paths[path], authenticate, self._trusted)) for path in ordered]
 
     def _refuse_doubles(self) -> None:
         seen: set[str] = set()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from gateway import errors
@@ -58,17 +58,10 @@ def routes(document: bytes) -> list[Route]:
         return Response(document, media_type="application/json", headers={"cache-control": "no-cache"})
 
     return [
-        Route("/", _home),
         Route("/openapi.json", openapi),
         Route("/docs", _page),
         Route("/docs/{name}", _file),
     ]
-
-
-async def _home(request: Request) -> Response:
-    """Whoever opens the address in a browser lands where there is something to read."""
-    edge.exchange(request.scope).route = "/"
-    return RedirectResponse("/docs", 302)
 
 
 async def _page(request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -132,6 +133,24 @@ async def test_who_guesses_is_shut_out_and_nobody_else(home: house.House) -> Non
     async with httpx2.AsyncClient(base_url=home.url) as nobody:
         missing = [(await nobody.get("/v1/mailboxes")).status_code for _ in range(FAILURES + 2)]
     assert set(missing) == {401}  # who shows nothing guesses nothing
+
+
+async def test_who_guesses_at_the_dashboards_door_is_shut_out_of_the_api_too(home: house.House) -> None:
+    """By the form or by made-up links; the form says so. Seen to fail with the form's keys looked up by `caller`."""
+    async with httpx2.AsyncClient(base_url=home.url, headers={"X-Forwarded-For": "198.51.100.7"}) as visitor:
+        form = re.search(r'name="form_token" value="([^"]+)"', (await visitor.get("/sign-in")).text)
+        assert form is not None
+        statuses = []
+        for _ in range(FAILURES // 2):
+            told = await visitor.post("/sign-in", data={"form_token": form[1], "key": guessed()})
+            statuses += [told.status_code, (await visitor.get("/sign-in/pr_tkt_made-up")).status_code]
+        assert statuses == [401] * (FAILURES // 2 * 2)
+        late = [(await visitor.post("/sign-in", data={"form_token": form[1], "key": guessed()})) for _ in range(2)][1]
+        assert (late.status_code, "Too many failed authentications" in late.text) == (429, True)
+        assert int(late.headers["retry-after"]) >= 1
+        assert (await visitor.get("/sign-in/pr_tkt_made-up")).status_code == 429
+        api = await visitor.get("/v1/mailboxes", headers={"Authorization": f"Bearer {guessed()}"})
+        refused(api, 429, "rate_limit_exceeded")
 
 
 MADE: dict[str, Any] = {  # a third of each, where two may be

@@ -1,0 +1,23 @@
+"""All pages of the dashboard, in one list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.routing import Route
+
+from gateway.lifecycle import Gateway
+from gateway.web import access, api
+from gateway.web.dashboard import desk, entrance, live, overview, seals, shell
+
+
+def routes(gateway: Gateway, described: api.Api, access: access.Access) -> Sequence[Route]:
+    """Every route of the dashboard."""
+    around = shell.Shell(gateway.settings, desk.Operations(described, access), access, seals.Seals(gateway.keyring))
+    pages: list[Any] = [
+        entrance.Entrance(around),
+        live.Live(),
+        overview.Overview(),
+    ]
+    return around.routes([door for page in pages for door in page.routes()])

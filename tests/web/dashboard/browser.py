@@ -1,0 +1,165 @@
+"""A real Chromium for tests of the dashboard: one for each test process, a signed-in page for each test.
+
+    async def test_…(page: Page, tenant: house.Tenant, client: httpx2.AsyncClient) -> None:
+        await page.goto("/mail")
+
+`page` belongs to `tenant`'s admin key in the shared house, and `client` is the same account's API. At its end nothing
+may have gone wrong in it: no script failed, no policy was violated, no dialog came, and nothing was asked of any other
+host. `seen` has what it asked for. `visitor` makes further pages: of another key, a phone, without scripts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, async_playwright, expect
+
+from gateway import tokens
+from gateway.web.dashboard import seals
+from tests import house
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MISSING = "there is no Chromium (POSTROOM_CHROMIUM, or chromium on the PATH): `make browser` installs one"
+OPTIONS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-extensions", "--mute-audio"),
+    *("--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-port=0"),
+)
+START_SECONDS = 60.0
+PATIENCE_MS = 30_000  # of everything that is waited for: other tests want the processors, too
+SIZE = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+
+Visitor = Callable[..., Awaitable[Page]]
+
+
+def find() -> str | None:
+    """The program; None = there is none."""
+    named = os.environ.get("POSTROOM_CHROMIUM")
+    return named or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[str]:
+    """Where the process's Chromium can be spoken to. Without one tests are skipped; in CI they fail."""
+    program = find()
+    if program is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
+    with tempfile.TemporaryDirectory(prefix="postroom-chromium-", ignore_cleanup_errors=True) as folder:
+        command = [program, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield f"http://127.0.0.1:{_port(process, Path(folder))}"
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            process.kill()
+            process.wait()
+
+
+def _port(process: subprocess.Popen[bytes], folder: Path) -> int:
+    """Chromium writes down which one it has taken."""
+    written, deadline = folder / "DevToolsActivePort", time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if written.exists() and (text := written.read_text()).count("\n"):
+            return int(text.partition("\n")[0])
+        time.sleep(0.02)
+    raise RuntimeError("Chromium did not start")
+
+
+@pytest.fixture(scope="module")
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    """The same, as Playwright has it; on the loop of the module's tests."""
+    expect.set_options(timeout=PATIENCE_MS)
+    async with async_playwright() as playwright:
+        yield await playwright.chromium.connect_over_cdp(chromium)
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What pages of one test did."""
+
+    origin: str
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)  # of scripts, and of the policy
+    dialogs: list[str] = field(default_factory=list)
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Requests that went to another host."""
+        return [url for url in self.requests if not url.startswith((self.origin + "/", "data:", "blob:", "about:"))]
+
+    def watch(self, page: Page) -> None:
+        page.on("request", self._request)
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", self._dialog)
+
+    def check(self) -> None:
+        assert self.errors == []
+        assert self.dialogs == []
+        assert self.elsewhere == []
+
+    def _request(self, request: Request) -> None:
+        self.requests.append(request.url)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            self.errors.append(message.text)
+
+    async def _dialog(self, dialog: Dialog) -> None:
+        self.dialogs.append(dialog.message)
+        await dialog.dismiss()
+
+
+@pytest.fixture
+def seen(shared_house: house.House) -> Seen:
+    """What the test's pages do."""
+    return Seen(origin=shared_house.url)
+
+
+@pytest.fixture
+async def visitor(
+    browser: Browser, shared_house: house.House, tenant: house.Tenant, seen: Seen
+) -> AsyncIterator[Visitor]:
+    """Makes pages, each a browser of its own: `key` signs in (None = nobody); the rest is Playwright's new_context."""
+    contexts = []
+
+    async def visit(key: str | None = tenant.key, **options: Any) -> Page:
+        context = await browser.new_context(base_url=shared_house.url, **{"viewport": SIZE, **options})
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
+        if key is not None:
+            await context.add_cookies([{**session_cookie(key), "url": shared_house.url}])  # type: ignore[typeddict-item] # name and value
+        page = await context.new_page()
+        seen.watch(page)
+        return page
+
+    yield visit
+    for context in contexts:
+        await context.close()
+
+
+@pytest.fixture
+async def page(visitor: Visitor, seen: Seen) -> AsyncIterator[Page]:
+    """A page of a browser that has signed in with the tenant's key."""
+    yield await visitor()
+    seen.check()
+
+
+def session_cookie(key: str) -> dict[str, str]:
+    """Name and value of what a browser keeps that has signed in with this key in a house under test."""
+    sealing = seals.Seals(house.KEYRING)
+    session = sealing.session(seals.signed_in(tokens.hash_token(key)))
+    return {"name": f"postroom-{sealing.instance}-session", "value": session}
