@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from playwright.async_api import Page, expect
+from uuid_utils.compat import uuid7
 
 from gateway import telemetry, tokens
 from gateway.web.dashboard import layout, seals
@@ -114,7 +115,7 @@ async def test_a_link_signs_in_and_leaves_the_address_bar(shared_house: house.Ho
 
 
 def test_neither_a_ticket_nor_a_session_is_an_api_key_or_stands_in_a_log() -> None:
-    key = house.KEYRING.api_key(house.uuid7())
+    key = house.KEYRING.api_key(uuid7())
     for secret in (SEALS.ticket(key), browser.session_cookie(key)["value"]):
         assert tokens.kind_of(secret) is None
         assert secret[7:] not in telemetry.redact(f"GET /sign-in/{secret} HTTP/1.1")
