@@ -323,14 +323,14 @@ Postroom is ready.
   SMTP        {smtp_host}:{smtp_port}   takes mail for every address
   submission  {smtp_host}:{submission_port}   any user name, the key as password
   details     {folder}/dev.json
-  for shells  . {folder}/env   sets POSTROOM_URL, POSTROOM_API_KEY and POSTROOM_SMTP
+  for shells  . {folder}/env   sets POSTROOM_URL, POSTROOM_API_KEY, POSTROOM_SMTP
 
 Make a mailbox, send to it, wait for the code:
   curl -X POST {http_url}/v1/mailboxes -H 'Authorization: Bearer {api_key}' \\
     -H 'Content-Type: application/json' -d '{{"address": "{address}"}}'
-  swaks --server {smtp_host}:{smtp_port} --to {address} --header 'Subject: Your code' --body 'It is 482913.'
+  swaks --server {smtp_host}:{smtp_port} --to {address} --header 'Subject: Your code' --body 'Your code is 482913.'
   python3 -c "import smtplib; smtplib.SMTP('{smtp_host}', {smtp_port}).sendmail('me@example.com', '{address}',
-    'Subject: Your code\\r\\n\\r\\nIt is 482913.')"
+    'Subject: Your code\\r\\n\\r\\nYour code is 482913.')"
   curl '{http_url}/v1/mailboxes/{address}/wait?for=code' -H 'Authorization: Bearer {api_key}'
 
 Ctrl-C stops everything; data stay.
@@ -608,15 +608,21 @@ def _data_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def publish(folder: Path, described: Mapping[str, Any]) -> None:
-    """Write `dev.json`, and `env`: the variables by which every client finds us, for shells to read."""
+def variables(described: Mapping[str, Any]) -> dict[str, str]:
+    """By which every client finds the gateway that `dev.json` describes."""
     host = described["smtp_host"]
-    variables = {
+    bracketed = f"[{host}]" if ":" in host else host
+    return {
         "POSTROOM_URL": described["http_url"],
         "POSTROOM_API_KEY": described["api_key"],
-        "POSTROOM_SMTP": f"{f'[{host}]' if ':' in host else host}:{described['smtp_port']}",
+        "POSTROOM_SMTP": f"{bracketed}:{described['smtp_port']}",
+        "POSTROOM_SUBMISSION": f"{bracketed}:{described['submission_port']}",
     }
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def publish(folder: Path, described: Mapping[str, Any]) -> None:
+    """Write `dev.json`, and for shells the variables as `env`."""
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables(described).items())
     _write_private(folder / "env", exports)
     _write_private(folder / "dev.json", json.dumps(described, indent=2) + "\n")
 

@@ -22,6 +22,7 @@ class Block:
     line: int  # of its first line
     language: str  # empty where the page names none
     text: str
+    follows: bool  # another one, with nothing but blank lines between
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -34,10 +35,16 @@ def files() -> list[Path]:
 
 def blocks(page: Path) -> Iterator[Block]:
     """In the order of the page."""
-    text = page.read_text()
+    text, end = page.read_text(), 0
     for found in _FENCE.finditer(text):
-        line = text.count("\n", 0, found.start(2)) + 1
-        yield Block(page=str(page.relative_to(ROOT)), line=line, language=found[1], text=found[2])
+        yield Block(
+            page=str(page.relative_to(ROOT)),
+            line=text.count("\n", 0, found.start(2)) + 1,
+            language=found[1],
+            text=found[2],
+            follows=end > 0 and not text[end : found.start()].strip(),
+        )
+        end = found.end()
 
 
 def prose(page: Path) -> str:
