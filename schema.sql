@@ -438,6 +438,14 @@ create table delivery_statistics (                    -- what became of mail, ad
   primary key (account_id, is_day, hour, tag, sender_domain, recipient_domain, provider)
 ) with (fillfactor = 70);                             -- an hour's rows are written again and again while it lasts
 
+create table inbound_statistics (                     -- mail that came in, added up by hours
+  account_id uuid not null,
+  hour timestamptz not null,                          -- in which the log holds it: its beginning; UTC
+  received integer not null,                          -- messages that are shown, each once a mailbox
+  dropped integer not null,                           -- that an owner's policy or quota dropped
+  primary key (account_id, hour)
+) with (fillfactor = 70);
+
 create table provider_messages (                      -- look-up: whose mail does a callback or a report speak of?
   provider text not null,
   provider_id text not null,
@@ -512,7 +520,8 @@ create table workers (                                -- worker processes, of al
   host text not null,                                 -- name of its host, for people
   version text not null,                              -- of Postroom
   started_at timestamptz not null,
-  beat_at timestamptz not null                        -- when it last said that it lives; forgotten a day later
+  beat_at timestamptz not null,                       -- when it last said that it lives; forgotten a day later
+  standing jsonb not null default '{}'                -- what it knows of the ways out, as of beat_at: gateway.outbound.standing
 );
 
 

@@ -51,6 +51,7 @@ from gateway.web import (
     suppressions,
     templates,
     unsubscribe,
+    waiting,
     webhooks,
 )
 from gateway.web.dashboard import rooms as dashboard
@@ -117,6 +118,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         streams,
         emails.Emails(gateway),
         queue.Queue(gateway),
+        waiting.WaitingLine(gateway),
         deliveries.Deliveries(gateway),
         statistics.TrackRecord(gateway),
         inbound_http.InboundHttp(gateway),

@@ -27,6 +27,7 @@ from gateway.inbound.indexing import AfterwardsReader
 from gateway.notify import guard
 from gateway.notify.dispatch import Dispatcher
 from gateway.notify.webhooks import Poster
+from gateway.outbound import standing
 from gateway.outbound.deliver import Carrier
 from gateway.outbound.feedback import Feedback
 from gateway.outbound.record import Record
@@ -88,7 +89,7 @@ class Work:
         self._looking = 0.0  # seconds that it took
         self._hearing: set[UUID] = set()
         self.window_port: int | None = None  # of /metrics and /healthz; None = it has none
-        self._heart = vitals.Heart(gateway.database)
+        self._heart = vitals.Heart(gateway.database, lambda: standing.written(self._carrier.standing()))
 
     def rounds(self) -> Sequence[Awaitable[None]]:
         """What runs until the process ends."""

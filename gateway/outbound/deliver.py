@@ -39,6 +39,7 @@ from gateway.outbound.retry import Schedule
 from gateway.outbound.returning import Returning
 from gateway.outbound.route import OPEN_SECONDS, Router, Try
 from gateway.outbound.shaping import ENDING, HeldBack, Shaping, evenly
+from gateway.outbound.standing import Standing
 from gateway.settings import Settings
 from gateway.storage import db, emails, events, leases
 from gateway.storage.clock import Clock
@@ -187,6 +188,10 @@ class Carrier:
             size=lambda verdicts: sum(len(v.transcript) for v in verdicts),
             max_items=VERDICTS,
         )
+
+    def standing(self) -> Standing:
+        """How the ways out stand in this process."""
+        return Standing(ways=self._router.standing(), destinations=self._shaping.standing())
 
     async def drain(self, account_id: UUID) -> None:
         """Begin to deliver everything of the account that is due; returns when nothing more is."""

@@ -14,6 +14,8 @@ Each event counts in the hour and in the day (UTC) in which the log holds it:
     returned    bounced or failed after they were taken
     latencies   of those that were taken: seconds since they were due, first or by their sender's retry
 
+Mail that came in is merely counted by its hour, in the same transaction: received, or dropped by its owner's wish.
+
 How many rows an hour or a day may have is bounded. The busiest of what a slice brings take the places that are free;
 what finds none is counted among the others for the rest of it, so that a number is the whole of it or is not told.
 Only where there are over ROWS combinations a number may be a part; those of the total and of providers never are.
@@ -122,11 +124,13 @@ class Record:
             after = max(counted, bounds.oldest - 1)
             until = min(after + statistics.SPAN, bounds.newest)
             news = await statistics.news(connection, account_id, after, until, SLICE_EVENTS)
-            if not news and until < counted + statistics.SPAN:
-                return False  # what else the log tells need not be written down each time
             if len(news) == SLICE_EVENTS:
                 until = news[-1].seq
-            elif not news:  # behind a gap, such as restoring a backup leaves, it may begin far away
+            has_arrivals = await statistics.add_arrivals(connection, account_id, after, until)
+            is_quiet = not news and not has_arrivals
+            if is_quiet and until < counted + statistics.SPAN:
+                return False  # what else the log tells need not be written down each time
+            if is_quiet:  # behind a gap, such as restoring a backup leaves, it may begin far away
                 until = await events.end_of_gap(connection, account_id, until)
             await _count(connection, account_id, after, until, news)
         if after > counted:

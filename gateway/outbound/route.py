@@ -23,6 +23,7 @@ import structlog
 from gateway.mail import address
 from gateway.outbound import rules
 from gateway.outbound.providers.contract import AboutToCommit, Outgoing, Provider, Verdict
+from gateway.outbound.standing import Way
 
 log = structlog.get_logger(__name__)
 
@@ -153,6 +154,14 @@ class Router:
             if verdict.outcome != "provider_fault" and not (circuit.is_doubted and _reached_nobody(verdict)):
                 break
         return tuple(tries) or (Try(provider="", verdict=_nobody(circuits)),)
+
+    def standing(self) -> list[Way]:
+        """How each provider of OUTBOUND stands in this process."""
+        return [
+            Way(name=one.provider.name, state="left_alone" if wait else "ready", again_in=round(wait, 1))
+            for one in self._circuits
+            for wait in [one.opens_again_in()]
+        ]
 
     async def close(self) -> None:
         """Close every provider."""

@@ -34,6 +34,7 @@ import structlog
 from gateway.mail import classify
 from gateway.outbound.providers.contract import Verdict
 from gateway.outbound.providers.mx import MxProvider
+from gateway.outbound.standing import DestinationState, Shaped
 
 log = structlog.get_logger(__name__)
 
@@ -311,6 +312,21 @@ class Destination:
         if self._rate >= 1.5 * self._rate_before:
             self.forget_rate()
 
+    def standing(self) -> Shaped | None:
+        """How it stands; None = it is open."""
+        now = self._clock()
+        state: DestinationState
+        if self._closed_seconds:
+            state, wait = "closed", self._closed_until - now
+        elif now < self._asked_until:
+            state, wait = "asked", self._asked_until - now
+        elif self._rate is not None:
+            state, wait = "slowed", 0.0
+        else:
+            return None
+        rate = None if self._rate is None else round(self._rate, 2)
+        return Shaped(name=self.name, state=state, again_in=round(max(0.0, wait), 1), per_second=rate)
+
     def forget_rate(self) -> None:
         """As fast as they come, again."""
         if self._rate is not None:
@@ -355,6 +371,10 @@ class Shaping:
     def hear(self, provider: str, domain: str, verdict: Verdict, began: float) -> None:
         """Take in what came of an attempt, and when its turn was given."""
         self.destination(provider, domain).hear(verdict, began)
+
+    def standing(self) -> list[Shaped]:
+        """Those that are not open."""
+        return [told for one in self._known.values() if (told := one.standing()) is not None]
 
     def _forget_some(self) -> None:
         if len(self._known) <= MOST_DESTINATIONS:

@@ -27,7 +27,7 @@ _SLICES: Final[Sequence[Query]] = (
     *(sql.webhook_attempts, sql.webhook_deliveries, sql.webhooks),
     *(sql.attempts, sql.deliveries, sql.emails, sql.contents),
     *(sql.dkim_keys, sql.domains, sql.idempotency_keys, sql.suppressions, sql.bounce_rules, sql.templates),
-    *(sql.delivery_statistics, sql.api_keys, sql.events),
+    *(sql.delivery_statistics, sql.inbound_statistics, sql.api_keys, sql.events),
 )
 # Look-ups that have no index by account, by what they are ordered by.
 _LOOK_UPS: Final[Sequence[tuple[Query, Sequence[str]]]] = (

@@ -230,7 +230,8 @@ async def forget_suppressions(database: db.Database) -> int:
 
 async def forget_statistics(database: db.Database, retention: float) -> int:
     """Remove statistics of hours that began more than `retention` seconds ago; how many rows."""
-    return await _forget(database, statistics.forget, retention, what="statistics")
+    removed = await _forget(database, statistics.forget, retention, what="statistics")
+    return removed + await _forget(database, statistics.forget_arrivals, retention, what="statistics")
 
 
 async def _ago(database: db.Database, seconds: float) -> datetime:

@@ -29,6 +29,8 @@ OUTCOMES: Final = (
 )
 COUNTERS: Final = ("accepted", *OUTCOMES, "taken", "returned")  # columns
 TYPES: Final = [f"email.{what}" for what in ("queued", "scheduled", *OUTCOMES)]  # of events that are looked at
+ARRIVALS: Final = ["message.received", "message.dropped"]  # of those that are merely counted
+ALL_TYPES: Final = [*TYPES, *ARRIVALS]
 SPAN: Final = 5000  # events behind the last counted one that are looked through at once for those
 DAY: Final = timedelta(days=1)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -122,16 +124,41 @@ class Sum:
     latencies: dict[int, int]  # by bucket
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrivals:
+    """Mail that came in in one interval."""
+
+    start: datetime  # of the interval; may lie before what was asked for
+    received: int  # messages, one a mailbox
+    dropped: int  # by an owner's policy or quota
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """A group of recipients that wait to be written to."""
+
+    kind: str  # all, status, domain, provider
+    name: str  # of the group; of a provider empty where there was no attempt yet
+    recipients: int = 0
+    due: int = 0  # whom nobody has in hand though their time has come
+    sending: int = 0
+    deferred: int = 0
+    oldest_due_at: datetime | None = None  # None = nobody is due
+    waits_since: datetime | None = None  # the longest, since first due or a retry; None = all are for later
+    next_at: datetime | None = None  # when the next of those not due yet is; None = there is none
+    reply: str | None = None  # what a peer last said to any of them; None = nothing yet
+
+
 async def behind(connection: db.Connection, *, after_id: UUID, limit: int) -> tuple[list[UUID], UUID | None]:
     """Accounts with events to count among the next `limit`, and where to go on; None = these were the last ones."""
-    rows = await sql.behind.fetch(connection, after=after_id, limit=limit, span=SPAN, types=TYPES)
+    rows = await sql.behind.fetch(connection, after=after_id, limit=limit, span=SPAN, types=ALL_TYPES)
     found = [row["account_id"] for row in rows if row["has_work"]]
     return found, rows[-1]["account_id"] if len(rows) == limit else None
 
 
 async def has_news(connection: db.Connection, account_id: UUID) -> bool:
     """Whether there are events of the account to count; a look that locks and writes nothing."""
-    found: bool | None = await sql.has_news.value(connection, account_id=account_id, span=SPAN, types=TYPES)
+    found: bool | None = await sql.has_news.value(connection, account_id=account_id, span=SPAN, types=ALL_TYPES)
     return bool(found)
 
 
@@ -150,6 +177,12 @@ async def news(connection: db.Connection, account_id: UUID, after: int, until: i
     """Events to count between two seqs, oldest first."""
     rows = await sql.news.fetch(connection, account_id=account_id, after=after, until=until, types=TYPES, limit=limit)
     return [News(**dict(row)) for row in rows]
+
+
+async def add_arrivals(connection: db.Connection, account_id: UUID, after: int, until: int) -> bool:
+    """Count mail that came in between two seqs, in the transaction that says so; whether there was any."""
+    rows = await sql.add_arrivals.fetch(connection, account_id=account_id, after=after, until=until, types=ARRIVALS)
+    return bool(rows)
 
 
 async def mails(connection: db.Connection, account_id: UUID, ids: Iterable[UUID]) -> dict[UUID, Mail]:
@@ -224,7 +257,7 @@ def _span(latencies: Counter[int]) -> tuple[int, list[int]]:
 
 async def coverage(connection: db.Connection, account_id: UUID) -> Coverage:
     """How far the account is counted. Asked before the sums, it never says too much."""
-    row = await sql.coverage.row(connection, account_id=account_id, span=SPAN, types=TYPES)
+    row = await sql.coverage.row(connection, account_id=account_id, span=SPAN, types=ALL_TYPES)
     if row is None:
         raise LookupError(f"account {account_id} has no event log")
     since = row["waiting_since"]
@@ -256,6 +289,15 @@ async def sums(connection: db.Connection, account_id: UUID, wanted: Wanted, *, l
     ]
 
 
+async def arrivals(
+    connection: db.Connection, account_id: UUID, *, since: datetime, until: datetime, interval: str
+) -> list[Arrivals]:
+    """Mail that came in, interval by interval; those without any are left out."""
+    values = {"since": since, "until": until, "interval": interval}
+    rows = await sql.arrivals.fetch(connection, account_id=account_id, **values)
+    return [Arrivals(start=row["start"], received=row["received"], dropped=row["dropped"]) for row in rows]
+
+
 def _tag(wanted: Wanted) -> str | None:
     """The tag of the rows that answer."""
     no_domain = wanted.sender_domain is None and wanted.recipient_domain is None
@@ -284,6 +326,14 @@ async def forget(connection: db.Connection, before: datetime, limit: int) -> int
     return removed
 
 
+async def forget_arrivals(connection: db.Connection, before: datetime, limit: int) -> int:
+    """The same of mail that came in."""
+    removed = 0
+    for row in await sql.old_arrivals.fetch(connection, before=before, limit=limit):
+        removed += await sql.forget_arrivals.run(connection, account_id=row["account_id"], before=before, limit=limit)
+    return removed
+
+
 # What waits
 
 
@@ -295,3 +345,9 @@ async def queue(connection: db.Connection, limit: int) -> dict[str, int]:
 async def oldest_due(connection: db.Connection) -> float:
     """Seconds for which somebody has been due and was not taken in hand; 0 = nobody waits."""
     return float(await sql.oldest_due.value(connection))
+
+
+async def waiting(connection: db.Connection, account_id: UUID, *, limit: int, groups: int) -> list[Waiting]:
+    """Recipients of an account that wait, those due first counted up to `limit`; of each kind so many `groups`."""
+    rows = await sql.waiting.fetch(connection, account_id=account_id, limit=limit, groups=groups)
+    return [Waiting(**{name: row[name] for name in Waiting.__dataclass_fields__}) for row in rows]

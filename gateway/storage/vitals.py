@@ -15,7 +15,7 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -131,14 +131,17 @@ class Workers:
 class Heart:
     """One worker's sign of life."""
 
-    def __init__(self, database: db.Database) -> None:
+    def __init__(self, database: db.Database, standing: Callable[[], str] = lambda: "{}") -> None:
+        """`standing`: what else it tells each time, a JSON object."""
         self._database = database
+        self._standing = standing
         self._id = uuid7()
 
     async def beat(self) -> None:
         """To be called every BEAT_SECONDS. Raises Unavailable."""
         async with self._database.connection() as connection:
-            await sql.beat.run(connection, id=self._id, host=socket.gethostname()[:200], version=__version__)
+            who = {"id": self._id, "host": socket.gethostname()[:200], "version": __version__}
+            await sql.beat.run(connection, standing=self._standing(), **who)
 
     async def stop(self) -> None:
         """It ends, and nobody need look for it. Raises Unavailable."""
@@ -150,6 +153,12 @@ async def workers(connection: db.Connection) -> Workers:
     """Who was heard of."""
     row = await sql.workers.row(connection, silence=SILENCE_SECONDS)
     return Workers(alive=row["alive"], silent=row["silent"]) if row else Workers(alive=0, silent=0)
+
+
+async def standings(connection: db.Connection) -> list[tuple[Any, float]]:
+    """What each worker that lives told with its last sign of life, and how many seconds ago that was."""
+    rows = await sql.standings.fetch(connection, silence=SILENCE_SECONDS)
+    return [(row["standing"], float(row["age"])) for row in rows]
 
 
 async def overdue(connection: db.Connection, settings: Settings) -> dict[str, timedelta]:
@@ -230,7 +239,7 @@ class Vitals:
             limit=LAG_ACCOUNTS,
             judges=self._settings.sender_auth,
             span=LAG_SPAN,
-            types=statistics.TYPES,
+            types=statistics.ALL_TYPES,
         )
         tour = self._tour.gone_on(row)
         if tour is None:

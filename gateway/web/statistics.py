@@ -87,6 +87,38 @@ class Statistics(Output):
     complete: bool = Field(description="Nothing waited to be counted")
 
 
+class ArrivalsQuery(Input):
+    """Which time, and how it is added up. Hours and days are UTC's."""
+
+    since: Time | None = Field(None, description="From the hour of this time on; default: a day before `until`")
+    until: Time | None = Field(None, description="To the end of the hour that this time lies in; default: now")
+    interval: Literal["hour", "day", "total"] = "total"
+
+
+class Arrival(Output):
+    """Mail that came in in one interval."""
+
+    object: Literal["arrival"] = "arrival"
+    begins: Time = Field(serialization_alias="from")
+    until: Time = Field(description="Exclusive")
+    received: int = Field(description="Messages, one for each mailbox that a mail came to")
+    dropped: int = Field(description="By an owner's policy or quota")
+
+
+class Arrivals(Output):
+    """The answer, and how far it reaches."""
+
+    object: Literal["list"] = "list"
+    data: list[Arrival] = Field(description="Oldest first; intervals in which nothing came are left out")
+    has_more: bool = False
+    next_cursor: None = None
+    since: Time
+    until: Time
+    counted_until: Time = Field(description="What came before is in these numbers; later mail may be missing")
+    cursor: str = Field(description="The same as a cursor of the event log")
+    complete: bool = Field(description="Nothing waited to be counted")
+
+
 class TrackRecord:
     """The operations."""
 
@@ -94,7 +126,10 @@ class TrackRecord:
         self._gateway = gateway
 
     def operations(self) -> Sequence[api.Operation]:
-        return [api.op("GET", "/statistics", self.read, scope={"send", "read"}, tags=["E-mails"])]
+        return [
+            api.op("GET", "/statistics", self.read, scope={"send", "read"}, tags=["E-mails"]),
+            api.op("GET", "/statistics/inbound", self.arrivals, scope={"mailboxes", "read"}, tags=["Messages"]),
+        ]
 
     async def read(self, caller: Caller, query: StatisticsQuery) -> Statistics:
         """What became of mail: counts, rates and latencies, by hour, day or in all, by provider, domain or tag.
@@ -115,6 +150,32 @@ class TrackRecord:
             cursor=str(reached.seq),
             complete=reached.is_complete,
         )
+
+    async def arrivals(self, caller: Caller, query: ArrivalsQuery) -> Arrivals:
+        """Mail that came in, by hour, day or in all. A message counts in the hour in which its owner was told of it."""
+        asked = StatisticsQuery(since=query.since, until=query.until, interval=query.interval)
+        wanted = _wanted(asked, self._gateway.database.clock.now())
+        time = {"since": wanted.since, "until": wanted.until}
+        async with self._gateway.database.connection() as connection:
+            reached = await statistics.coverage(connection, caller.account_id)
+            found = await statistics.arrivals(connection, caller.account_id, interval=wanted.interval, **time)
+        return Arrivals(
+            data=[_arrived(one, wanted) for one in found],
+            counted_until=reached.until.astimezone(UTC),
+            cursor=str(reached.seq),
+            complete=reached.is_complete,
+            **time,
+        )
+
+
+def _arrived(one: statistics.Arrivals, wanted: statistics.Wanted) -> Arrival:
+    start = one.start.astimezone(UTC)
+    return Arrival(
+        begins=max(start, wanted.since),
+        until=min(start + LENGTHS[wanted.interval], wanted.until),
+        received=one.received,
+        dropped=one.dropped,
+    )
 
 
 def _wanted(query: StatisticsQuery, now: datetime) -> statistics.Wanted:

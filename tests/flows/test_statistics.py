@@ -296,7 +296,8 @@ async def test_a_worker_that_is_killed_while_it_counts_loses_nothing_and_counts_
         account_id = await rows.account(database)
         email = await rows.email(database, account_id)
         data = [events.encode({"recipient": f"{number}@d.example"}) for number in range(1200)]
-        told = [events.NewEvent(type="email.deferred", email_id=email.id, data=one) for one in data]
+        came = [events.NewEvent(type="message.received", data="{}")] * 300
+        told = [*(events.NewEvent(type="email.deferred", email_id=email.id, data=one) for one in data), *came]
         async with database.transaction() as connection:
             await events.append(connection, account_id, told)
         async with database.connection() as watcher:
@@ -313,7 +314,9 @@ async def test_a_worker_that_is_killed_while_it_counts_loses_nothing_and_counts_
             await until(watcher, counted, account_id, len(told))
             sums = "select sum(deferred) from delivery_statistics where account_id = $1 group by is_day, tag"
             found = await watcher.fetch(sums, account_id)
-            assert [row["sum"] for row in found] == [len(told)] * 4  # by hour and day, with domains and without
+            assert [row["sum"] for row in found] == [len(data)] * 4  # by hour and day, with domains and without
+            arrived = "select sum(received) from inbound_statistics where account_id = $1"
+            assert await watcher.fetchval(arrived, account_id) == len(came)
 
 
 # Metrics

@@ -401,9 +401,16 @@ async def test_old_hours_are_forgotten_and_young_ones_are_not(
     for number in range(7):
         await accepted(database, account_id, f"c@d{number}.example")
     now = datetime.now(UTC)
-    await move_log(database, account_id, *[now - timedelta(days=days) for days in (9, 8, 7, 6, 5, 1, 0)])
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    today = midnight + timedelta(hours=12)
+    await move_log(database, account_id, *[today - timedelta(days=days) for days in (9, 8, 7, 6, 5, 1, 0)])
     await counter.drain(account_id)
-    assert await housekeeping.forget_statistics(database, 5.5 * 86_400) == 16  # hours and days, each twice
+    async with database.connection() as connection:
+        arrived = "insert into inbound_statistics values ($1, $2, 1, 0), ($1, $3, 1, 0)"
+        await connection.execute(arrived, account_id, today - timedelta(days=6), today - timedelta(days=5))
+    kept = now - midnight + timedelta(days=5.25)
+    removed = await housekeeping.forget_statistics(database, kept.total_seconds())
+    assert removed == 16 + 1  # hours and days, each twice; an hour of mail that came in
     assert await total(database, account_id) == "accepted 3"
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from datetime import UTC, datetime
 
 import pytest
 
-from gateway.outbound import shaping
+from gateway.outbound import shaping, standing
 from gateway.outbound.providers import contract
 
 pytestmark = pytest.mark.anyio
@@ -284,3 +285,31 @@ def test_destinations_are_domains_or_providers_and_bounded_in_number() -> None:
         all_of_them.destination("mx", f"{number}.example")
     assert len(all_of_them) == shaping.MOST_DESTINATIONS
     assert all_of_them.destination("mx", "busy.example") is busy
+
+
+async def test_what_is_not_open_tells_how_it_stands() -> None:
+    clock = Clock()
+    known = shaping.Shaping(in_hand=50, at_once=20, clock=clock)
+    for name, verdict, times in (
+        *(("silent.example", SILENCE, 5), ("fine.example", TAKEN, 1), ("busy.example", BUSY, 1)),
+        ("later.example", said(421, "4.7.0 come again", 90.0), 1),
+    ):
+        assert await sent(known.destination("mx", name), *[verdict] * times) == ["sent"] * times
+    clock.now += 10
+    told = {one.name: (one.state, one.again_in, one.per_second) for one in known.standing()}
+    assert told == {
+        "silent.example": ("closed", 20.0, None),
+        "busy.example": ("slowed", 0.0, 1.0),
+        "later.example": ("asked", 80.0, 1.0),
+    }
+
+
+def test_of_several_workers_the_worst_is_told_and_what_another_version_tells_is_passed_over() -> None:
+    closed = standing.Shaped(name="a.example", state="closed", again_in=20.0)
+    slowed = standing.Shaped(name="a.example", state="slowed", per_second=0.5)
+    ways = [standing.Way(name="mx", state="left_alone", again_in=12.0)]
+    told = [standing.Standing(destinations=[slowed]), standing.Standing(ways=ways, destinations=[closed])]
+    as_read = [standing.read(json.loads(standing.written(one)), 5.0) for one in told]
+    ways_found, found = standing.worst([*as_read, standing.read({"ways": [{"name": 1}]}, 0.0), standing.read({}, 0.0)])
+    assert found == {"a.example": standing.Shaped(name="a.example", state="closed", again_in=15.0)}
+    assert ways_found == {"mx": standing.Way(name="mx", state="left_alone", again_in=7.0)}

@@ -141,6 +141,13 @@ with gone as (
 )
 select count(*) from gone
 
+-- inbound_statistics: one slice of the account's
+with gone as (
+  delete from inbound_statistics where account_id = :account_id and ctid = any(array(
+    select t.ctid from inbound_statistics t where t.account_id = :account_id limit :limit)) returning 1
+)
+select count(*) from gone
+
 -- api_keys: one slice of the account's
 with gone as (
   delete from api_keys where account_id = :account_id and ctid = any(array(

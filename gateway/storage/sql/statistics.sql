@@ -72,6 +72,33 @@ on conflict (account_id, is_day, hour, tag, sender_domain, recipient_domain, pro
   clicked = excluded.clicked, unknown = excluded.unknown, taken = excluded.taken, returned = excluded.returned,
   first_bucket = excluded.first_bucket, latencies = excluded.latencies
 
+-- add_arrivals: mail that came in between two seqs, added to its hours; one row an hour
+insert into inbound_statistics as s (account_id, hour, received, dropped)
+select :account_id, date_trunc('hour', e.created_at, 'UTC'), count(*) filter (where e.type = 'message.received'),
+  count(*) filter (where e.type = 'message.dropped')
+from events e
+where e.account_id = :account_id and e.seq > :after and e.seq <= :until and e.type = any(cast(:types as text[]))
+group by 2
+on conflict (account_id, hour) do update set received = s.received + excluded.received, dropped = s.dropped + excluded.dropped
+returning 1 as added
+
+-- arrivals: mail that came in, by interval
+select case cast(:interval as text) when 'hour' then s.hour when 'day' then date_trunc('day', s.hour, 'UTC')
+    else cast(:since as timestamptz) end as start, sum(s.received) as received, sum(s.dropped) as dropped
+from inbound_statistics s
+where s.account_id = :account_id and s.hour >= :since and s.hour < :until
+group by 1 order by 1
+
+-- old_arrivals: accounts with hours of mail that came in that are to be forgotten; looks, locks nothing
+select a.id as account_id from accounts a
+where exists (select 1 from inbound_statistics s where s.account_id = a.id and s.hour < :before)
+limit :limit
+
+-- forget_arrivals: one slice of an account's
+delete from inbound_statistics s
+where s.account_id = :account_id and s.hour in (
+  select f.hour from inbound_statistics f where f.account_id = :account_id and f.hour < :before order by f.hour limit :limit)
+
 -- coverage: how far it is counted, the head, and when the first event happened that is not (null = there is none)
 select coalesce(c.counted_seq, 0) as counted_seq, h.last_seq, statement_timestamp() as now, (
     select e.created_at from events e
@@ -151,3 +178,23 @@ select coalesce(extract(epoch from statement_timestamp() - (
   select d.due_at from deliveries d where d.due_at > '-infinity' and d.due_at <= statement_timestamp()
     and d.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
   order by d.due_at limit 1)), 0)
+
+-- waiting: recipients of an account that wait to be written to, those due first counted up to a limit: in all, and by status,
+-- by their domain and by the provider that made the last attempt (empty = none yet); groups with the most first
+with w as materialized (
+  select cast(d.status as text) as status, d.domain, coalesce(d.provider, '') as provider, d.due_at, d.waits_since, d.reply, d.updated_at,
+    d.due_at <= statement_timestamp() as is_due
+  from deliveries d where d.account_id = :account_id and d.due_at is not null order by d.due_at limit :limit
+), counted as (
+  select case when grouping(w.status) = 0 then 'status' when grouping(w.domain) = 0 then 'domain'
+      when grouping(w.provider) = 0 then 'provider' else 'all' end as kind,
+    coalesce(w.status, w.domain, w.provider, '') as name, count(*) as recipients, count(*) filter (where w.is_due) as due,
+    count(*) filter (where w.status = 'sending') as sending, count(*) filter (where w.status = 'deferred') as deferred,
+    min(w.due_at) filter (where w.is_due) as oldest_due_at, min(w.waits_since) filter (where w.waits_since <= statement_timestamp()) as waits_since,
+    min(w.due_at) filter (where not w.is_due and w.status <> 'sending') as next_at,
+    (array_agg(w.reply order by w.updated_at desc) filter (where w.reply is not null))[1] as reply
+  from w group by grouping sets ((), (w.status), (w.domain), (w.provider))
+)
+select * from (
+  select c.*, row_number() over (partition by c.kind order by c.recipients desc, c.name) as place from counted c) p
+where p.place <= :groups order by p.kind, p.place

@@ -1,8 +1,8 @@
 -- beat: this worker lives; those that have not been heard of for a day are forgotten
 with gone as (delete from workers w where w.beat_at < statement_timestamp() - interval '1 day' and w.id <> :id)
-insert into workers as w (id, host, version, started_at, beat_at)
-values (:id, :host, :version, statement_timestamp(), statement_timestamp())
-on conflict (id) do update set beat_at = statement_timestamp()
+insert into workers as w (id, host, version, started_at, beat_at, standing)
+values (:id, :host, :version, statement_timestamp(), statement_timestamp(), cast(:standing as jsonb))
+on conflict (id) do update set beat_at = statement_timestamp(), standing = excluded.standing
 
 -- leave: it has ended as it should
 delete from workers w where w.id = :id
@@ -11,6 +11,10 @@ delete from workers w where w.id = :id
 select count(*) filter (where w.beat_at > statement_timestamp() - make_interval(secs => :silence)) as alive,
   count(*) filter (where w.beat_at <= statement_timestamp() - make_interval(secs => :silence)) as silent
 from workers w
+
+-- standings: what those that live told last
+select w.standing, extract(epoch from statement_timestamp() - w.beat_at) as age from workers w
+where w.beat_at > statement_timestamp() - make_interval(secs => :silence)
 
 -- work: what waits besides recipients, each counted up to a limit or looked up by one end of an index
 select

@@ -17,8 +17,8 @@ from gateway.web.dashboard import charts
 
 NASTY = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)> & {{ 7 * 7 }}"
 NUMBERS = st.none() | st.floats() | st.integers(min_value=-(10**20), max_value=10**20)
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=30)
-UNITS = st.sampled_from(["count", "seconds", "share"])
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=30)
+UNITS: st.SearchStrategy[charts.Unit] = st.sampled_from(["count", "seconds", "share"])
 COORDINATES = {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "width", "height"}
 
 
