@@ -94,7 +94,7 @@ class Scale:
 
 
 def _rungs(least: float, most: float) -> list[float]:
-    first = max((rung for rung in _LADDER if rung <= least), default=_LADDER[0])
+    first = max((rung for rung in _LADDER[:-1] if rung <= least), default=_LADDER[0])
     last = min((rung for rung in _LADDER if rung >= most and rung > first), default=_LADDER[-1])
     return [rung for rung in _LADDER if first <= rung <= last]
 

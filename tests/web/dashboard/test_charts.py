@@ -178,6 +178,8 @@ def test_durations_that_differ_much_are_drawn_by_their_magnitude() -> None:
     ]
     assert scale.y(0.02) - scale.y(4.0) > 20
     assert (scale.y(0), scale.y(math.inf)) == (charts.BASE, charts.TOP)
+    ages = charts.Scale([4e5, 4e9], "seconds")  # beyond the last rung
+    assert (ages.y(0), ages.y(4e9)) == (charts.BASE, charts.TOP)
 
 
 def test_a_tone_that_has_no_colour_and_series_of_the_wrong_length_are_mistakes() -> None:
