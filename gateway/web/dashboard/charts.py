@@ -109,7 +109,8 @@ def _even_ticks(top: float, unit: Unit) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     if unit == "count":
         step = max(1.0, step)
-    return [step * base * number for number in range(math.ceil(top / base / step - 1e-9) + 1)]
+    steps = max(1, math.ceil(top / base / step - 1e-9))
+    return [step * base * number for number in range(steps + 1)]
 
 
 def _second_base(seconds: float) -> float:
