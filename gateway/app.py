@@ -55,6 +55,7 @@ from gateway.web import (
     webhooks,
 )
 from gateway.web.dashboard import rooms as dashboard
+from gateway.web.mailpit import desk as mailpit
 from gateway.web.paths import Paths
 
 log = structlog.get_logger(__name__)
@@ -110,6 +111,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
     authenticate = access.Access(gateway.callers, gateway.limiter, trusted)
     paths = Paths(gateway)
     streams = events.Events(gateway, paths, authenticate)
+    inbound = inbound_http.InboundHttp(gateway)
     rooms: list[Any] = [
         mailboxes.Mailboxes(gateway, paths),
         faults.Faults(gateway, paths),
@@ -121,7 +123,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         waiting.WaitingLine(gateway),
         deliveries.Deliveries(gateway),
         statistics.TrackRecord(gateway),
-        inbound_http.InboundHttp(gateway),
+        inbound,
         callbacks.Callbacks(gateway),
         bounces.Bounces(gateway),
         webhooks.Webhooks(gateway, paths),
@@ -138,6 +140,7 @@ def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
         *described.routes(),
         *operating.Operating(gateway, authenticate, listening).routes(),
         *unsubscribe.Unsubscribe(gateway).routes(),
+        *mailpit.Desk(gateway, authenticate, inbound).routes(),
         *docs.routes(document),
         *dashboard.routes(gateway, described, authenticate),
     ]

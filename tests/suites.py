@@ -1,9 +1,9 @@
-"""Test suites and clients that others publish: source distributions of PyPI, pinned by their SHA-256, and packages of
-npm, pinned by a lock file.
+"""Test suites and clients that others publish: source distributions of PyPI, pinned by their SHA-256, packages of npm,
+pinned by a lock file, and packages of PyPI in a folder of their own, pinned by the hashes of their requirements.
 
     python -m tests.suites          # fetch what is missing into .suites/ (git-ignored); `make install` does it
 
-Nothing of them is installed: they are archives with data in them, and a folder of modules for Node.
+Nothing of them is installed here: they are archives with data in them, and folders of modules.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,11 @@ PINNED: Final = {  # sdist: SHA-256
     "flufl_bounce-6.0.0": "a1df16b9d1877ae4536f7d76c00d8421fcefbe694f80f5285d05c45a2547b1bc",  # bounces
 }
 RESEND_NODE: Final = "resend-node-6.38.0"
-_LOCKED: Final = Path(__file__).parent / "resend_node"  # package.json and its lock file, for RESEND_NODE
+MAILPIT_NODE: Final = "mailpit-node-2.1.0"  # mailpit-api, cypress-mailpit
+MAILPIT_PYTHON: Final = "mailpit-python-0.4.1"  # pytest-mailpit, mailpit-api-client: to be put on PYTHONPATH
+_HERE: Final = Path(__file__).parent
+_MODULES: Final = {RESEND_NODE: "resend_node", MAILPIT_NODE: "mailpit_node"}  # with package.json and its lock file
+_PACKAGES: Final = {MAILPIT_PYTHON: "mailpit_python"}  # with requirements.txt
 
 
 def path(inside: str) -> Path:
@@ -46,23 +51,38 @@ def node() -> Path:
 
 def fetch() -> None:
     """Fetch what is not there."""
-    if not (FOLDER / RESEND_NODE).is_dir():
-        _install()
+    for name, locked in _MODULES.items():
+        if not (FOLDER / name).is_dir():
+            _install(name, _HERE / locked, _by_npm)
+    for name, pinned in _PACKAGES.items():
+        if not (FOLDER / name).is_dir():
+            _install(name, _HERE / pinned, _by_pip)
     for name, digest in PINNED.items():
         if not (FOLDER / name).is_dir():
             _unpack(_archive(name, digest))
 
 
-def _install() -> None:
-    """By npm, so that whichever registry is configured is asked; it compares each package's SHA-512 with the lock's."""
+def _install(name: str, source: Path, by: Callable[[Path], None]) -> None:
+    """Whole or not at all, whoever else does the same meanwhile."""
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
-        modules = shutil.copytree(_LOCKED, Path(folder) / RESEND_NODE)
-        npm = node().parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run([node(), npm, "ci", *options], cwd=modules, check=True, stdout=subprocess.DEVNULL)
-        if not (FOLDER / RESEND_NODE).exists():
-            modules.rename(FOLDER / RESEND_NODE)
+        modules = shutil.copytree(source, Path(folder) / name)
+        by(modules)
+        if not (FOLDER / name).exists():
+            modules.rename(FOLDER / name)
+
+
+def _by_npm(modules: Path) -> None:
+    """So that whichever registry is configured is asked; it compares each package's SHA-512 with the lock's."""
+    npm = node().parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    options = ["--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund", "--loglevel=error"]
+    subprocess.run([node(), npm, "ci", *options], cwd=modules, check=True, stdout=subprocess.DEVNULL)
+
+
+def _by_pip(packages: Path) -> None:
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", str(packages)]
+    command = [sys.executable, "-m", "pip", "install", *options, "--requirement", str(packages / "requirements.txt")]
+    subprocess.run(command, check=True)
 
 
 def _archive(name: str, digest: str) -> Path:

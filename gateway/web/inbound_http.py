@@ -162,6 +162,19 @@ class InboundHttp:
             async with self._turns.turn(caller.account_id, wish):
                 return await self._raw_once(caller.account_id, wish, mail, hold)
 
+    async def hand_in(self, caller: Caller, raw: bytes, mail_from: str, rcpt_to: Sequence[str]) -> UUID:
+        """Store a message that was written for the caller; its receipt id. Raises as `raw` does."""
+        mail_from = _reverse_path(mail_from)
+        with self._held() as hold:
+            if not hold.resize(len(raw)):
+                raise errors.Unavailable("Too much mail is on its way in; try again.", retry_after=RETRY_SECONDS)
+            if len(raw) > self._settings.max_message_bytes:
+                raise errors.PayloadTooLarge(f"The message is larger than {self._settings.max_message_bytes:,} bytes.")
+            await self._check_recipients(caller, rcpt_to, mail_from)
+            mail = handed.from_caller(raw, mail_from, rcpt_to)
+            await self._deliver(mail, hold, errors.ValidationFailed)
+            return mail.receipt_id
+
     async def _raw_once(
         self, account_id: UUID, wish: Once | None, mail: handed.Handed, hold: Hold
     ) -> Received | Answer:

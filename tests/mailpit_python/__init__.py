@@ -1,0 +1,1 @@
+"""A test suite as people write them for Mailpit, and what it needs."""
