@@ -31,6 +31,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from gateway import authorities
 from gateway.errors import PostroomError, Unavailable
 
 MAILGUN_SECONDS: Final = 900  # how far a timestamp may be from now, either way
@@ -241,7 +242,7 @@ class Fetcher:
             raise ValueError("only https is fetched")
         async with (
             httpcore2.AsyncConnectionPool(
-                ssl_context=self._ssl_context or ssl.create_default_context(), network_backend=self._network_backend
+                ssl_context=self._ssl_context or authorities.for_http(), network_backend=self._network_backend
             ) as pool,
             pool.stream("GET", url, headers=[("User-Agent", "postroom")]) as response,
         ):

@@ -65,6 +65,7 @@ def careless() -> Iterator[str]:
             yield server.dsn
 
 
+@pytest.mark.xdist_group("a careless Postgres")
 async def test_a_server_that_could_lose_confirmed_mail_is_refused(careless: str) -> None:
     """Seen to fail with `durability` answering that nothing is lacking: the gateway started."""
     async with databases.opened(careless) as database, database.connection() as connection:
@@ -74,6 +75,7 @@ async def test_a_server_that_could_lose_confirmed_mail_is_refused(careless: str)
             pass
 
 
+@pytest.mark.xdist_group("a careless Postgres")
 async def test_whoever_says_that_it_does_not_matter_may_use_it(careless: str) -> None:
     await migrate.run(careless)
     gateway = lifecycle.Gateway(settings(careless))

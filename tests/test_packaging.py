@@ -17,6 +17,8 @@ from uuid_utils.compat import uuid7
 from gateway.storage import accounts, migrate
 from tests import databases
 
+pytestmark = pytest.mark.xdist_group("the wheel")
+
 PROJECT = Path(__file__).parents[1]
 
 

@@ -32,6 +32,7 @@ import httpcore2
 import prometheus_client
 import structlog
 
+from gateway import authorities
 from gateway.notify import guard
 
 log = structlog.get_logger(__name__)
@@ -122,7 +123,7 @@ class Poster:
         self._timeout_seconds = timeout_seconds
         self._user_agent = user_agent
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=ssl_context,
+            ssl_context=ssl_context or authorities.for_http(),  # with none, the pool reads them for each connection
             max_connections=None,  # whoever leases deliveries says how many run at once
             max_keepalive_connections=_KEEPALIVE_CONNECTIONS,
             keepalive_expiry=_KEEPALIVE_SECONDS,

@@ -23,7 +23,7 @@ from tests.flows.test_domains import Place, claimed, looked_at, states
 from tests.outbound import bounces, sink
 from tests.storage import rows
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("a house that bounces come to")]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.flows.test_inbound_http import POSTMARK_AUTH, SIGNING_KEY, listening_
 from tests.flows.test_mailboxes import refused
 from tests.outbound import posts
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("a house that any provider may call")]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ async def owner(open_house: house.House) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture
 async def provider(open_house: house.House) -> AsyncIterator[httpx2.AsyncClient]:
     """Somebody without a key."""
-    async with httpx2.AsyncClient(base_url=f"{open_house.url}/v1", timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=f"{open_house.url}/v1", timeout=30, verify=house.NOBODY) as client:
         yield client
 
 
@@ -270,7 +270,9 @@ async def test_what_ses_tells_reaches_the_account_and_what_it_did_not_sign_does_
 
 
 async def test_where_a_provider_is_not_configured_there_is_nothing(shared_house: house.House) -> None:
-    async with httpx2.AsyncClient(base_url=f"{shared_house.url}/v1", headers={"X-Request-Id": "the-same"}) as anybody:
+    async with httpx2.AsyncClient(
+        base_url=f"{shared_house.url}/v1", headers={"X-Request-Id": "the-same"}, verify=house.NOBODY
+    ) as anybody:
         nothing = await anybody.post("/callbacks/nothing-here", content=b"x")
         for path in ("mailgun", "postmark", "ses"):
             answer = await anybody.post(f"/callbacks/{path}", content=b"x")

@@ -16,7 +16,7 @@ from tests import house, nameserver, sending
 from tests.flows import letters
 from tests.flows.test_mailboxes import TIME, refused
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("a house with domains")]
 
 RELAYING_DENIED = "550 5.7.1"
 NO_SUCH_MAILBOX = "550 5.1.1"

@@ -28,7 +28,7 @@ from tests.flows.test_mailboxes import refused
 from tests.inbound.test_handed import POSTMARK, SNS_ACTION, received
 from tests.web.serving import serving
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("a house that takes mail over HTTP")]
 
 RAW = b"From: a@b.example\r\nSubject: Your code\r\nMessage-ID: <1@b.example>\r\n\r\nYour code is 482913.\r\n"
 SIGNING_KEY = "key-3ax6xnjp29jd6fds4gc373sgvjxteol0"
@@ -59,7 +59,7 @@ async def owner(open_house: house.House) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture
 async def provider(open_house: house.House) -> AsyncIterator[httpx2.AsyncClient]:
     """Somebody without a key."""
-    async with httpx2.AsyncClient(base_url=f"{open_house.url}/v1", timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=f"{open_house.url}/v1", timeout=30, verify=house.NOBODY) as client:
         yield client
 
 
@@ -430,7 +430,7 @@ async def inside(dsn: str, fetch: signatures.Fetch) -> AsyncIterator[tuple[lifec
         application = edge.application(app.routes(gateway, dict))
         async with (
             serving(application) as url,
-            httpx2.AsyncClient(base_url=f"{url}/v1", timeout=30, trust_env=False) as client,
+            httpx2.AsyncClient(base_url=f"{url}/v1", timeout=30, trust_env=False, verify=house.NOBODY) as client,
         ):
             yield gateway, client
 
@@ -509,7 +509,9 @@ async def test_what_sns_did_not_sign_or_cannot_be_taken_is_refused(dsn: str, tmp
 
 async def test_where_a_provider_is_not_configured_there_is_nothing(shared_house: house.House) -> None:
     """Negative control: with routes for operations that are not available it failed, with 422 instead of 404."""
-    async with httpx2.AsyncClient(base_url=f"{shared_house.url}/v1", headers={"X-Request-Id": "the-same"}) as anybody:
+    async with httpx2.AsyncClient(
+        base_url=f"{shared_house.url}/v1", headers={"X-Request-Id": "the-same"}, verify=house.NOBODY
+    ) as anybody:
         for method in ("POST", "GET", "OPTIONS"):
             nothing = await anybody.request(method, "/inbound/nothing-here?x=1", content=b"x")
             for path in ("mailgun", "mailgun/mime", "postmark", "ses"):

@@ -24,7 +24,7 @@ PATIENCE = 20.0  # seconds until a test gives up on what never comes
 @pytest.fixture
 async def anybody(shared_house: house.House) -> AsyncIterator[httpx2.AsyncClient]:
     """Without a key, at the root."""
-    async with httpx2.AsyncClient(base_url=shared_house.url) as client:
+    async with httpx2.AsyncClient(base_url=shared_house.url, verify=house.NOBODY) as client:
         yield client
 
 
@@ -106,7 +106,10 @@ async def test_a_database_that_goes_away_is_said_and_its_return_is_noticed(postg
     """Without Redis, with METRICS_TOKEN: 503 and 451 meanwhile, alive all the time, and then as before."""
     async with letters.own_house(postgres_dsn, "", settings={"METRICS_TOKEN": "a token for metrics"}) as home:
         tenant = await home.tenant()
-        async with httpx2.AsyncClient(base_url=home.url) as anybody, home.client(tenant.key) as client:
+        async with (
+            httpx2.AsyncClient(base_url=home.url, verify=house.NOBODY) as anybody,
+            home.client(tenant.key) as client,
+        ):
             assert (await anybody.get("/readyz")).json()["redis"] == "off"
             token = {"Authorization": "Bearer a token for metrics"}
             assert (await anybody.get("/metrics", headers=token)).status_code == 200

@@ -83,7 +83,7 @@ async def owner(port: Port) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 async def test_what_is_submitted_arrives_and_shows_no_blind_copies(port: Port, owner: httpx2.AsyncClient) -> None:
-    async with httpx2.AsyncClient(base_url=port.home.url) as anybody:
+    async with httpx2.AsyncClient(base_url=port.home.url, verify=house.NOBODY) as anybody:
         assert (await anybody.get("/readyz")).json()["listeners"] == {"smtp": True, "submission": True}
     addressee, hidden = [(await owner.post("/mailboxes", json={})).json() for _ in range(2)]
     message = _letter(addressee["address"], hidden["address"])

@@ -57,7 +57,7 @@ async def told(client: httpx2.AsyncClient) -> list[tuple[str, str, str | None]]:
 @pytest.fixture
 async def reader() -> AsyncIterator[httpx2.AsyncClient]:
     """A mail program or a browser: no key, follows nothing by itself."""
-    async with httpx2.AsyncClient(timeout=30, follow_redirects=False) as reader:
+    async with httpx2.AsyncClient(timeout=30, follow_redirects=False, verify=house.NOBODY) as reader:
         yield reader
 
 

@@ -11,6 +11,8 @@ import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
+from tests import house
+
 
 @contextlib.asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[str]:
@@ -29,5 +31,8 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
 async def client_of(app: ASGIApp, key: str | None = "pr_key_all") -> AsyncIterator[httpx2.AsyncClient]:
     """A client of `app` that gives `key` with every request."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    async with serving(app) as url, httpx2.AsyncClient(base_url=url, headers=headers, trust_env=False) as client:
+    async with (
+        serving(app) as url,
+        httpx2.AsyncClient(base_url=url, headers=headers, trust_env=False, verify=house.NOBODY) as client,
+    ):
         yield client

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 import httpx2
 import msgspec
 
+from gateway import authorities
 from gateway.outbound.providers import replies, smtp_session
 from gateway.outbound.providers.contract import AboutToCommit, Health, Outcome, Outgoing, Stage, Verdict
 
@@ -144,6 +145,7 @@ class HttpProvider:
         self._slots = asyncio.Semaphore(service.connections)
         self._client = httpx2.AsyncClient(
             trust_env=False,
+            verify=authorities.for_http(),
             follow_redirects=False,
             headers={"user-agent": "postroom", "accept": "application/json", "accept-encoding": "identity"},
             timeout=httpx2.Timeout(service.step_seconds, read=service.answer_seconds, pool=None),

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+from gateway import authorities
 from gateway.outbound.providers import exchangers, replies, smtp, smtp_session, sts
 from gateway.outbound.providers.contract import AboutToCommit, Health, Outcome, Outgoing, Verdict
 
@@ -37,7 +38,7 @@ class Direct:
     step_seconds: float  # for each reply but the last
     dot_seconds: float  # for the reply to the final dot
     believed_seconds: float = 3.0  # what was found of a domain
-    trusted: ssl.SSLContext = field(default_factory=ssl.create_default_context)  # for MTA-STS; the system's authorities
+    trusted: ssl.SSLContext = field(default_factory=authorities.for_smtp)  # for MTA-STS; the system's authorities
 
 
 @dataclass(frozen=True, slots=True)

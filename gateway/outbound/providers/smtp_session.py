@@ -16,6 +16,7 @@ from typing import Final, Literal, cast
 
 import aiosmtplib
 
+from gateway import authorities
 from gateway.mail import address
 from gateway.outbound.providers import line
 from gateway.outbound.providers.contract import Outcome, Outgoing, Stage
@@ -77,10 +78,11 @@ def tls_context(relay: Relay) -> ssl.SSLContext | None:
     """The context for the relay's connections; None where it is never encrypted."""
     if relay.tls == "none":
         return None
-    context = ssl.create_default_context()
-    if not relay.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    if relay.verify:
+        return authorities.for_smtp()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     return context
 
 
