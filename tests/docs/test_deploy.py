@@ -166,7 +166,7 @@ def _tool(name: str) -> str:
     return found
 
 
-def _certificate(folder: Path) -> None:
+def certificate(folder: Path) -> None:
     """mail.example.com.pem with both halves, and .key."""
     pem, key = folder / "mail.example.com.pem", folder / "mail.example.com.key"
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
@@ -178,7 +178,7 @@ def _certificate(folder: Path) -> None:
 
 def test_haproxy_reads_its_configuration(tmp_path: Path) -> None:
     haproxy = _tool("haproxy")
-    _certificate(tmp_path)
+    certificate(tmp_path)
     file = tmp_path / "haproxy.cfg"
     file.write_text((DEPLOY / "haproxy.cfg").read_text().replace("/etc/haproxy/", f"{tmp_path}/"))
     done = subprocess.run([haproxy, "-c", "-f", str(file)], capture_output=True, text=True, check=False)
@@ -187,7 +187,7 @@ def test_haproxy_reads_its_configuration(tmp_path: Path) -> None:
 
 def test_nginx_reads_its_configuration(tmp_path: Path) -> None:
     nginx = _tool("nginx")
-    _certificate(tmp_path)
+    certificate(tmp_path)
     file = tmp_path / "nginx.conf"
     text = (DEPLOY / "nginx.conf").read_text().replace("/etc/nginx/mail", f"{tmp_path}/mail")
     file.write_text(f"pid {tmp_path}/pid;\nerror_log stderr;\n{text}")
