@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from asyncpg import Record
@@ -45,6 +45,8 @@ CANCELABLE: Final = frozenset({"scheduled", "queued", "deferred", "unknown"})
 RETRYABLE: Final = frozenset({"deferred", "unknown", "failed", "bounced"})
 LARGE: Final = 262_144  # bytes; from here on mail is read when it is sent, not when it is claimed
 HANDED_OVER: Final = frozenset({"sent", "delivered", "unknown"})  # outcomes of attempts
+
+Claim: TypeAlias = tuple[UUID, UUID]  # of a delivery, under a lease
 
 
 def overall(statuses: Iterable[str]) -> str:
@@ -203,6 +205,11 @@ class Settled:
     suppress: str | None = None  # canonical address that is not to be written to again, if the lease still stands
     classification: classify.Classified | None = None  # what a refusal was read as; None = it is none
     has_return_path: bool = False  # whether reports of this mail may come by mail, to a return path of its own
+
+    @property
+    def claim(self) -> Claim:
+        """Verdicts of a claim that was overtaken may stand in one batch with those of the one that holds."""
+        return self.delivery_id, self.lease_id
 
 
 async def add(connection: db.Connection, account_id: UUID, emails: Sequence[NewEmail]) -> None:
@@ -385,9 +392,10 @@ async def settle(connection: db.Connection, verdicts: Sequence[Settled]) -> None
     for account_id in sorted(by_account):
         standing = await _settle_states(connection, account_id, by_account[account_id])
         await _add_attempts(connection, account_id, by_account[account_id], standing)
-        if gone := sorted({v.suppress for v in by_account[account_id] if v.suppress and v.delivery_id in standing}):
+        deciding = [v for v in by_account[account_id] if v.claim in standing]
+        if gone := sorted({v.suppress for v in deciding if v.suppress}):
             await suppressions.bounced(connection, account_id, gone)
-        news = [v.event for v in by_account[account_id] if v.event and v.delivery_id in standing]
+        news = [v.event for v in deciding if v.event]
         if news:
             told[account_id] = news
     handed = [*map(handed_over, verdicts), *map(reported_on, verdicts)]
@@ -421,7 +429,7 @@ def reported_on(verdict: Settled) -> callbacks.Handed | None:
     )
 
 
-async def _settle_states(connection: db.Connection, account_id: UUID, verdicts: Sequence[Settled]) -> set[UUID]:
+async def _settle_states(connection: db.Connection, account_id: UUID, verdicts: Sequence[Settled]) -> set[Claim]:
     deciding = [v for v in verdicts if v.status is not None]
     rows = await sql.settle.fetch(
         connection,
@@ -434,11 +442,11 @@ async def _settle_states(connection: db.Connection, account_id: UUID, verdicts: 
         provider_ids=[v.provider_id for v in deciding],
         replies=[v.reply for v in deciding],
     )
-    return {row["id"] for row in rows}
+    return {(row["id"], row["lease_id"]) for row in rows}
 
 
 async def _add_attempts(
-    connection: db.Connection, account_id: UUID, verdicts: Sequence[Settled], standing: set[UUID]
+    connection: db.Connection, account_id: UUID, verdicts: Sequence[Settled], standing: set[Claim]
 ) -> None:
     await sql.add_attempts.run(
         connection,
@@ -454,7 +462,7 @@ async def _add_attempts(
         codes=[v.code for v in verdicts],
         replies=[v.reply for v in verdicts],
         transcripts=[v.transcript for v in verdicts],
-        stales=[v.delivery_id not in standing for v in verdicts],
+        stales=[v.claim not in standing for v in verdicts],
         rules=[v.classification.rule if v.classification else None for v in verdicts],
         classes=[v.classification.kind if v.classification else None for v in verdicts],
         suppresses=[v.classification.suppresses if v.classification else None for v in verdicts],

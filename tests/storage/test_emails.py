@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -193,6 +194,26 @@ async def test_a_verdict_under_a_stale_token_is_written_down_and_changes_nothing
     tried = await attempts(database, account_id, email.id)
     assert [(a["outcome"], a["is_stale"]) for a in tried] == [("bounced", True), ("sent", False), ("bounced", True)]
     assert [e.type for e in await rows.log_of(database, account_id)] == ["email.sent"]
+
+
+async def test_a_verdict_under_a_stale_token_tells_nothing_beside_the_one_that_decides(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Both in one batch: a worker that lost a lease claims the recipient anew, and writes down both at once.
+
+    Seen to fail with verdicts told apart by the recipient alone, without the token: the stale attempt was not marked as
+    one, `email.sent` was told before `email.unknown`, and the address was suppressed."""
+    email = await rows.email(database, account_id)
+    [late] = await claim(database, account_id, lease_seconds=0)
+    [holder] = await claim(database, account_id)
+    gone = dataclasses.replace(verdict(late, "sent"), suppress=late.address)
+    await settle(database, gone, verdict(holder, "unknown"))
+    assert [r.status for r in await recipients(database, account_id, email.id)] == ["unknown"]
+    tried = await attempts(database, account_id, email.id)
+    assert [(a["outcome"], a["is_stale"]) for a in tried] == [("sent", True), ("unknown", False)]
+    assert [e.type for e in await rows.log_of(database, account_id)] == ["email.unknown"]
+    async with database.connection() as connection:
+        assert not await connection.fetchval("select exists (select from suppressions)")
 
 
 async def test_an_attempt_that_decides_nothing_leaves_the_lease_to_the_next_provider(

@@ -114,7 +114,7 @@ from unnest(cast(:ids as uuid[]), cast(:lease_ids as uuid[]), cast(:statuses as 
   cast(:providers as text[]), cast(:provider_ids as text[]), cast(:replies as text[]))
   as u (id, lease_id, status, again_in, provider, provider_id, reply)
 where d.account_id = :account_id and d.id = u.id and d.lease_id = u.lease_id and d.status = 'sending'
-returning d.id
+returning d.id, u.lease_id
 
 -- add_attempts: what was tried, whether or not it still decided anything
 insert into attempts (account_id, id, delivery_id, email_id, number, provider, started_at, finished_at, outcome, code, reply, transcript,
