@@ -65,6 +65,7 @@ MAX_FRAME_BYTES: Final = 65_536  # of what WebSocket clients send; nothing of it
 MAX_FRAGMENTS: Final = 1000  # of one message; empty ones take no bytes of it
 MAX_PONGS_BYTES: Final = 1_048_576  # that wait for a client which does not read them
 CUT_SECONDS: Final = 5.0  # how long a client that was cut off has to read why
+ANSWERED: Final = 0.8  # of DRAIN_SECONDS: by then who waits for a commit is answered, so that there is time to say it
 RESPAWN_SECONDS: Final = 0.5
 
 # Name of the sockets, setting that holds the port, what it is for.
@@ -197,11 +198,12 @@ class House:
         return {name: name in self._smtp for name, _, _ in SMTP_PORTS if sockets.named(self._sockets, name)}
 
     def end_streams(self) -> None:
-        """New mail and streams elsewhere, please; what runs may end."""
+        """New mail and streams elsewhere, please; what runs may end, and is answered while there is time."""
         for smtp in self._smtp.values():
             smtp.close()
         if self.gateway is not None:
             self.gateway.live.end()
+            self.gateway.end_within(ANSWERED * self._settings.drain_seconds)
 
     async def drain(self) -> None:
         """Returns when SMTP sessions have ended, at the latest after DRAIN_SECONDS."""

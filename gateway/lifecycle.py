@@ -213,6 +213,11 @@ class Gateway:
                 "Turn it on, or set DATABASE_UNSAFE=true if that does not matter."
             )
 
+    def end_within(self, seconds: float) -> None:
+        """Who waits for something to be committed is answered by then, one way or the other."""
+        self.reception.end_within(seconds)
+        self.outbox.end_within(seconds)
+
     async def problems(self) -> list[str]:
         """What keeps this process from working; empty = ready."""
         try:

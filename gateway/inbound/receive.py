@@ -168,6 +168,10 @@ class Reception:
         grounds = [(one.address, await self._territory.find(one.domain)) for one in recipients if not one.is_nobody]
         return await self._rehearsals.due(grounds, "data")
 
+    def end_within(self, seconds: float) -> None:
+        """Nobody waits for a reply any longer than that."""
+        self._committer.end_within(seconds)
+
     async def drain(self) -> None:
         """Returns when no batch is under way."""
         await self._committer.drain()

@@ -177,6 +177,10 @@ class Outbox:
         """What e-mails get their ids and times by."""
         return self._database.clock
 
+    def end_within(self, seconds: float) -> None:
+        """Nobody waits for an answer any longer than that."""
+        self._committer.end_within(seconds)
+
     async def drain(self) -> None:
         """Returns when no batch is under way."""
         await self._committer.drain()

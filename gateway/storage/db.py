@@ -50,6 +50,7 @@ LOCK_TIMEOUT: Final = "2s"  # also how long a repeated Idempotency-Key waits for
 CONNECT_SECONDS: Final = 5.0
 WAITING_SECONDS: Final = 10.0  # for a connection: a free one of the pool, or a new one
 COMMAND_SECONDS: Final = 17.0  # until the server's answer; it gives up on a statement earlier, so the line is dead
+CLOSE_SECONDS: Final = 3.0  # that connections have to come back and say good-bye, when the pool is closed
 RETRIED: Final = ("40001", "40P01")  # serialization failure, deadlock: the same again may well succeed
 LOCK_NOT_AVAILABLE: Final = "55P03"
 COLLISIONS: Final = (
@@ -155,8 +156,11 @@ class Database:
         await self._pool.connect()
 
     async def close(self) -> None:
+        """What is still at work CLOSE_SECONDS later is broken off."""
         if self._pool.is_connected:
-            await self._pool.disconnect()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._pool.disconnect()
 
     async def keep_time(self) -> NoReturn:
         """Look at the database's clock now and then, until cancelled."""

@@ -9,7 +9,8 @@ the COMMIT, or at the Sync of a statement that is a transaction of its own. Of a
     silent        the same, but nothing breaks: nothing comes back any more, ever
     five digits   it never arrives: the server answers with this error, and ends the transaction
 
-Besides, the line can be cut, or made silent both ways: connections are taken, and nothing gets through.
+Besides, the line can be cut, or made silent both ways: connections are taken, and nothing gets through. And statements
+of one kind can be held, each on its connection, until they are let go.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class Wire:
     connections: set[_Connection] = field(default_factory=set)
     talks: set[asyncio.Task[None]] = field(default_factory=set)
     open: asyncio.Event = field(default_factory=asyncio.Event)  # not set: nothing gets through
+    holds: str = ""  # statements with this part get no further; empty = none
+    holding: asyncio.Event = field(default_factory=asyncio.Event)  # one has come
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def dsn(self) -> str:
@@ -70,6 +74,22 @@ class Wire:
     def speak(self) -> None:
         """What was held gets through after all, and everything from here on."""
         self.open.set()
+
+    def hold(self, part: str) -> None:
+        """From here on statements with this part wait."""
+        self.holds = part
+        self.holding.clear()
+        self.let_go.clear()
+
+    def release(self) -> None:
+        """They wait no longer, nor do those to come."""
+        self.holds = ""
+        self.let_go.set()
+
+    async def held_up(self, statement: str) -> None:
+        if self.holds and self.holds in statement:
+            self.holding.set()
+            await self.let_go.wait()
 
     def cut(self) -> None:
         self.is_cut = True
@@ -153,6 +173,8 @@ class _Connection:
     async def _pass(self, kind: bytes, frame: bytes, body: bytes) -> bool:
         """Take one message, and send what is complete; whether the connection stands."""
         is_end = self._note(kind, body)
+        if kind == b"E":
+            await self._wire.held_up(self._statements[-1])
         self._held += frame
         if kind not in b"SHQX":
             return True

@@ -12,6 +12,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.errors import Unavailable
+from gateway.storage import committer as group_commit
 from gateway.storage import db, messages
 from gateway.storage.committer import Committer
 from tests.storage import rows
@@ -153,6 +154,93 @@ async def test_a_look_up_that_fails_itself_leaves_nobody_waiting(desk: Desk) -> 
         with pytest.raises(Unavailable):
             await committer.submit(Item(id=uuid7()))
         await committer.drain()
+
+
+class Lost:
+    """Whose commits break off until `is_well`, and whose look-ups wait for `known`."""
+
+    def __init__(self, database: db.Database, account_id: UUID) -> None:
+        self.database = database
+        self.account_id = account_id
+        self.batches: list[int] = []
+        self.broke = asyncio.Event()
+        self.known = asyncio.Event()
+        self.is_well = False
+
+    async def commit(self, items: Sequence[Item]) -> list[str]:
+        self.batches.append(len(items))
+        if not self.is_well:
+            self.broke.set()
+            raise db.CommitUnknown
+        async with self.database.transaction() as connection:
+            await connection.execute("set local lock_timeout = '10ms'")
+            await connection.execute("select 1 from accounts where id = $1 for update", self.account_id)
+        return ["stored"] * len(items)
+
+    async def find(self, item: Item) -> str:
+        await self.known.wait()
+        return "found"
+
+    def committer(self) -> Committer[Item, str]:
+        return Committer(self.commit, find=self.find, size=lambda item: item.size)
+
+    async def break_off(self, committer: Committer[Item, str]) -> asyncio.Task[str]:
+        self.broke.clear()
+        task = asyncio.create_task(committer.submit(Item(id=uuid7())))
+        async with asyncio.timeout(20):
+            await self.broke.wait()
+        return task
+
+
+async def test_look_ups_hold_nobody_up_until_there_are_so_many_that_newcomers_are_turned_away(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Seen to fail with the look-up waited for by the batch behind it (that one never began), and with LOOKUPS not
+    looked at (the newcomer was let in)."""
+    lost = Lost(database, account_id)
+    committer = lost.committer()
+    unknown = [await lost.break_off(committer) for _ in range(group_commit.LOOKUPS)]
+    with pytest.raises(Unavailable):
+        await committer.submit(Item(id=uuid7()))
+    assert lost.batches == [1] * group_commit.LOOKUPS
+    lost.known.set()
+    assert set(await asyncio.gather(*unknown)) == {"found"}
+    await committer.drain()
+    lost.is_well = True
+    assert await committer.submit(Item(id=uuid7())) == "stored"
+
+
+async def test_what_an_unknown_commit_may_hold_locked_is_not_waited_for_by_one_after_the_other(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Seen to fail with the batch halved as for any other lock."""
+    lost = Lost(database, account_id)
+    committer = lost.committer()
+    unknown = await lost.break_off(committer)
+    lost.is_well = True
+    async with database.transaction() as other:
+        await other.execute("select 1 from accounts where id = $1 for update", account_id)
+        behind = [committer.submit(Item(id=uuid7())) for _ in range(8)]
+        heard = await asyncio.gather(*behind, return_exceptions=True)
+    assert [type(one) for one in heard] == [Unavailable] * 8
+    assert lost.batches == [1, 8]
+    lost.known.set()
+    assert await unknown == "found"
+
+
+async def test_who_still_waits_at_the_end_hears_so_and_nobody_is_let_in_any_more(
+    database: db.Database, account_id: UUID
+) -> None:
+    lost = Lost(database, account_id)
+    committer = lost.committer()
+    unknown = await lost.break_off(committer)
+    committer.end_within(0)
+    with pytest.raises(Unavailable):
+        await unknown
+    await committer.drain()
+    with pytest.raises(Unavailable):
+        await committer.submit(Item(id=uuid7()))
+    assert lost.batches == [1]
 
 
 async def test_looking_up_waits_for_a_transaction_that_is_still_committing(desk: Desk) -> None:
