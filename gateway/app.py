@@ -29,6 +29,7 @@ from gateway.settings import Settings, process_environment
 from gateway.web import (
     access,
     account,
+    agents,
     answering,
     api,
     bounces,
@@ -162,7 +163,12 @@ class House:
         async with lifecycle.opened(self._settings) as gateway:
             self.gateway = gateway
             await self._listen(gateway)
-            yield edge.application(routes(gateway, self._listening))
+            app = edge.application(routes(gateway, self._listening))
+            authenticate = access.Access(gateway.callers, gateway.limiter, self._settings.trusted_proxies)
+            asked_by = agents.Agents(app, authenticate, self._settings.trusted_proxies)
+            app.router.routes[:0] = asked_by.routes()
+            async with asked_by.opened():
+                yield app
 
     async def _listen(self, gateway: lifecycle.Gateway) -> None:
         settings, found = self._settings, certificates.of(self._settings)

@@ -8,7 +8,7 @@ for a moment ends none of them early.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -146,6 +146,38 @@ def _line(message: records.Summary, memory: Memory) -> str:
     codes = f", codes {', '.join(code.value for code in message.codes)}" if message.codes else ""
     given = "  (an earlier wait gave it out)" if message.id in memory.given else ""
     return f"  {at}  {message.subject!r} from {message.from_}{codes}{given}"
+
+
+async def unread(
+    link: Link, box: records.Mailbox, wanted: Wanted, seconds: float, skip: Sequence[str] = ()
+) -> tuple[records.Message, bool]:
+    """The oldest message that matches and is not marked as seen, and whether it could be marked now.
+
+    Nothing has to be remembered from one call to the next, in whatever process they are made. `skip`: ids of further
+    messages to leave out, for a key that may not mark. Raises WaitTimeout."""
+    memory = await _seen(link, box)
+    memory.given.update(dict.fromkeys(skip, int(memory.since) + 1))
+    found = await Wait(link=link, box=box, memory=memory, wanted=wanted, seconds=seconds).message()
+    try:
+        await link.change(f"/messages/{found.id}", {"seen": True})
+    except errors.RestrictedApiKey:
+        return found, False
+    return found, True
+
+
+async def _seen(link: Link, box: records.Mailbox) -> Memory:
+    """What is marked as seen, as if waits had given it out."""
+    path = f"/mailboxes/{box.id}/messages"
+    newest = await link.page(records.Summary, path, limit=1)  # asked first: what comes meanwhile is behind it or unread
+    oldest = await link.page(records.Summary, path, seen=False, order="asc", limit=1)
+    newest_seq = newest.data[0].seq if newest.data else int(box.cursor)
+    since = oldest.data[0].seq - 1 if oldest.data else newest_seq
+    memory = Memory(str(since))
+    async for one in link.each(records.Summary, path, seen=True):
+        if one.seq <= since:
+            break
+        memory.given[one.id] = one.seq
+    return memory
 
 
 async def leave(link: Link, mailbox_id: str, error: BaseException | None) -> None:
