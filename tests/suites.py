@@ -28,8 +28,13 @@ PINNED: Final = {  # sdist: SHA-256
 RESEND_NODE: Final = "resend-node-6.38.0"
 MAILPIT_NODE: Final = "mailpit-node-2.1.0"  # mailpit-api, cypress-mailpit
 MAILPIT_PYTHON: Final = "mailpit-python-0.4.1"  # pytest-mailpit, mailpit-api-client: to be put on PYTHONPATH
+AXE: Final = "axe-core-4.11.0"  # finds what keeps people from using a page
 _HERE: Final = Path(__file__).parent
-_MODULES: Final = {RESEND_NODE: "resend_node", MAILPIT_NODE: "mailpit_node"}  # with package.json and its lock file
+_MODULES: Final = {  # with package.json and its lock file
+    RESEND_NODE: "resend_node",
+    MAILPIT_NODE: "mailpit_node",
+    AXE: "axe",
+}
 _PACKAGES: Final = {MAILPIT_PYTHON: "mailpit_python"}  # with requirements.txt
 
 

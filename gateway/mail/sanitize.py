@@ -2,7 +2,8 @@
 
 What may stay is listed, element by element and attribute by attribute; nh3 parses as browsers do and leaves all the
 rest out. Links lead out (http, https, mailto) and say nothing about where from. Pictures are those that came along: a
-`cid:` URL becomes a `data:` URL, or stays as it is in mail that takes its pictures with it.
+`cid:` URL becomes a `data:` URL, or stays as it is in mail that takes its pictures with it. Only who asks for it is
+given the URLs of pictures that lie elsewhere.
 
 nh3 takes quadratic time for some input (25 s for 64 KB of unclosed formatting [measured]), so whatever a stranger wrote
 is cleaned in a process that can be killed: `serve` is what such a process runs.
@@ -26,8 +27,9 @@ MAX_HTML: Final = 5_242_880  # characters that are looked at; more is not cleane
 MAX_PICTURES: Final = 5_242_880  # octets of pictures shown in place, all together
 MAX_STYLE: Final = 4_096  # characters of one style attribute
 
-Pictures = Literal["shown", "named", "none"]  # as data: URLs, by their cid: URLs, or not at all
-_MODES: Final[dict[bytes, Pictures]] = {b"S": "shown", b"N": "named", b"0": "none"}
+# As data: URLs; the same, and those of other hosts by their URLs; by their cid: URLs; or not at all.
+Pictures = Literal["shown", "remote", "named", "none"]
+_MODES: Final[dict[bytes, Pictures]] = {b"S": "shown", b"R": "remote", b"N": "named", b"0": "none"}
 
 _SIGNATURES: Final = (  # how each safe kind of picture begins
     ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n")),
@@ -61,6 +63,7 @@ _ATTRIBUTES: Final[dict[str, set[str]]] = {
 _SCHEMES: Final = {"http", "https", "mailto", "cid", "data"}  # nh3's own look; `_Filter` is stricter, by attribute
 
 _LINK = re.compile(r"(?:https?://|mailto:)[^\s<>\"'`\\]+", re.IGNORECASE)
+_REMOTE = re.compile(r"https?://", re.IGNORECASE)
 _IGNORED_IN_URLS = re.compile(r"[\t\n\r]")  # WHATWG URL, "basic URL parser"
 _CONTROLS = "".join(map(chr, range(33)))
 _CID = re.compile(r"cid:(.{1,900})", re.IGNORECASE)
@@ -79,8 +82,9 @@ _VALUE = re.compile(
 )
 
 
-def clean(html: str, pictures: Callable[[str], str | None] = lambda _: None) -> str:
+def clean(html: str, pictures: Callable[[str], str | None] = lambda _: None, *, remote: bool = False) -> str:
     """The HTML without what could run or load; `pictures` gives the URL to put for a content id, None for no picture.
+    `remote`: pictures of other hosts stay, and are loaded by whoever shows it.
 
     May take minutes where the HTML is hostile: see the module's docstring.
     """
@@ -89,7 +93,7 @@ def clean(html: str, pictures: Callable[[str], str | None] = lambda _: None) -> 
         tags=set(_TAGS),
         clean_content_tags=set(_GONE),
         attributes=_ATTRIBUTES,
-        attribute_filter=_Filter(pictures),
+        attribute_filter=_Filter(pictures, remote=remote),
         link_rel="noopener noreferrer nofollow",
         set_tag_attribute_values={"a": {"target": "_blank"}},
         url_schemes=set(_SCHEMES),
@@ -125,7 +129,7 @@ def serve(asked: bytes) -> str:
     known = {found.content_id: found.index for found in parsed.attachments if found.content_id}
     if pictures == "named":
         return clean(parsed.html, lambda content_id: f"cid:{content_id}" if content_id in known else None)
-    return clean(parsed.html, _Shown(raw, known) if known else lambda _: None)
+    return clean(parsed.html, _Shown(raw, known) if known else lambda _: None, remote=pictures == "remote")
 
 
 class _Shown:
@@ -157,8 +161,9 @@ class _Shown:
 class _Filter:
     """Decides over the value of each attribute that is allowed where it stands."""
 
-    def __init__(self, pictures: Callable[[str], str | None]) -> None:
+    def __init__(self, pictures: Callable[[str], str | None], *, remote: bool) -> None:
         self._pictures = pictures
+        self._remote = remote
         self._room = MAX_PICTURES  # octets, of pictures that stand in the HTML itself
 
     def __call__(self, tag: str, attribute: str, value: str) -> str | None:
@@ -176,7 +181,7 @@ class _Filter:
             return self._pictures(urllib.parse.unquote(found[1]))  # RFC 2392 2
         if found := _DATA.fullmatch(value):
             return self._embedded(found[1])
-        return None
+        return link(value) if self._remote and _REMOTE.match(value) else None
 
     def _embedded(self, encoded: str) -> str | None:
         self._room -= len(encoded) * 3 // 4

@@ -66,6 +66,10 @@ class HtmlQuery(Input):
     sanitized: bool = Field(
         False, description="Nothing runs and nothing is loaded from elsewhere; pictures that came along are shown"
     )
+    remote: bool = Field(
+        False,
+        description="With `sanitized`: pictures of other hosts, too, which tells those that, and where, it is read",
+    )
 
 
 class AttachmentQuery(Input):
@@ -178,6 +182,11 @@ class Message(Summary):
     tag: str | None
     parse: Literal["ok", "repaired", "raw_only"]
     warnings: list[str]
+
+
+def behind(seq: int) -> str:
+    """The lists' cursor behind the message of this number, in either order."""
+    return _cursors.encode((seq,))
 
 
 async def full(gateway: Gateway, message: messages.Message, raw: bytes) -> dict[str, Any]:
@@ -346,10 +355,10 @@ class Messages:
         parsed = await self._gateway.parsing.front(raw)
         if parsed.html is None:
             raise errors.NotFound(NO_HTML)
-        html = await self._gateway.cleaning.html(raw)
+        html = await self._gateway.cleaning.html(raw, "remote" if query.remote else "shown")
         if html is None:  # too large, or made to keep a parser busy
             html = sanitize.text_as_html((parsed.text or parsed.html)[: sanitize.MAX_HTML])
-        return _page(html, parts.LINKS_LEAD_OUT)
+        return _page(html, parts.REMOTE_PICTURES if query.remote else parts.LINKS_LEAD_OUT)
 
     async def attachment(
         self, request: Request, caller: Caller, id: UUID, index: int, query: AttachmentQuery

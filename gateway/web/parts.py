@@ -18,6 +18,7 @@ MAX_OCTETS: Final = 240  # of a name in UTF-8: file systems take 255
 NO_SCRIPTS: Final = "sandbox; default-src 'none'"  # Content-Security-Policy of whatever a stranger wrote
 NO_LOADING: Final = f"{NO_SCRIPTS}; style-src 'unsafe-inline'; img-src data:"
 LINKS_LEAD_OUT: Final = NO_LOADING.replace("sandbox", "sandbox allow-popups allow-popups-to-escape-sandbox", 1)
+REMOTE_PICTURES: Final = LINKS_LEAD_OUT.replace("img-src data:", "img-src data: http: https:", 1)
 OPAQUE: Final = "application/octet-stream"
 
 # Separators of paths and streams, what shells and Windows take for themselves.

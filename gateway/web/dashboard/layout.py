@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,15 @@ def templates(assets: Assets) -> jinja2.Environment:
         auto_reload=False,
     )
     environment.globals |= {"asset": assets.url, "once": once, "event_types": " ".join(sorted(events.TYPES))}
-    environment.filters |= {"size": size, "day": day, "moment": moment, "person": person, "count": count}
+    environment.filters |= {
+        "size": size,
+        "day": day,
+        "moment": moment,
+        "person": person,
+        "count": count,
+        "plainjson": plainjson,
+        "outward": outward,
+    }
     environment.globals["ui"] = environment.get_template("macros.html").module
     return environment
 
@@ -152,6 +161,16 @@ def person(who: dict[str, Any] | None) -> str:
     if who is None:
         return "(nobody)"
     return str(who.get("name") or who.get("address") or "(nobody)")
+
+
+def outward(url: str) -> str:
+    """A link that a stranger wrote, if it leads to the web or to a mail program; else nothing."""
+    return url if url.lower().startswith(("https://", "http://", "mailto:")) else ""
+
+
+def plainjson(value: Any) -> str:
+    """Indented, in the letters that it is written with; it is escaped like any text."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def count(number: int, one: str, many: str = "") -> str:

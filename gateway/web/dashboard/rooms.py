@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from gateway.lifecycle import Gateway
 from gateway.web import access, api
-from gateway.web.dashboard import desk, entrance, live, overview, seals, shell
+from gateway.web.dashboard import desk, entrance, happened, live, mail, mailboxes, overview, seals, shell
 
 
 def routes(gateway: Gateway, described: api.Api, access: access.Access) -> Sequence[Route]:
@@ -19,5 +19,8 @@ def routes(gateway: Gateway, described: api.Api, access: access.Access) -> Seque
         entrance.Entrance(around),
         live.Live(),
         overview.Overview(),
+        mail.Mail(),
+        mailboxes.Mailboxes(),
+        happened.Events(),
     ]
     return around.routes([door for page in pages for door in page.routes()])

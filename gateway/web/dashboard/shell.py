@@ -6,6 +6,7 @@ has brought the token of its form along.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import urllib.parse
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -169,9 +170,25 @@ class Visit:
             return self.settings.public_url
         return f"{'https' if self.shell.is_secure(self.request) else 'http'}://{self.request.headers.get('host', '')}"
 
+    @property
+    def beginning(self) -> dict[str, Any]:
+        """Addresses and ports to paste, for who has no mail yet."""
+        settings = self.settings
+        return {
+            "address": f"hello@{settings.first_domain}",
+            "host": self.request.url.hostname or "127.0.0.1",
+            "port": settings.smtp_port or 25,
+            "has_smtp": settings.smtp_port is not None,
+            "api": f"{self.base}/v1",
+        }
+
     def may(self, *scopes: str) -> bool:
         """Whether the key has one of these scopes."""
         return self._caller is not None and self._caller.has_any(scopes)
+
+    def has_page(self, path: str) -> bool:
+        """Whether the navigation leads there."""
+        return self.shell.leads_to(path)
 
     def word(self, name: str) -> str:
         """What stands in the path."""
@@ -241,6 +258,9 @@ class Shell:
             *(Route(path, _Entrance(self, path, paths[path])) for path in ordered),
             Route("/{path:path}", self._nothing_there, methods=["GET"]),
         ]
+
+    def leads_to(self, path: str) -> bool:
+        return any(entry.path == path for entry in self._navigation)
 
     # Who
 
@@ -369,6 +389,13 @@ class _Entrance:
             if current.status:
                 raise  # the answer has begun
             await self._shell.refusal(visit, _as_refused(error, scope))(scope, receive, send)
+        except (ClientDisconnect, asyncio.CancelledError):
+            raise
+        except Exception:
+            if current.status:
+                raise  # as above
+            log.exception("a page failed", route=self._path)
+            await self._shell.refusal(visit, _as_refused(errors.InternalError(), scope))(scope, receive, send)
 
     async def _admitted(self, visit: Visit, door: Door) -> Visit:
         try:

@@ -5,6 +5,7 @@ const policy = window.trustedTypes
   : { createHTML: (text) => text };
 
 const listeners = [];
+note(document); // before any script has changed a row
 
 /** Call `listener(element)` with each element whose content was replaced; and now, with the whole page. */
 export function whenShown(listener) {
@@ -27,15 +28,23 @@ export function swap(element, html) {
   element.fragmentText = html;
   const wanted = new DOMParser().parseFromString(policy.createHTML(`<template>${html}</template>`), "text/html");
   const content = document.importNode(wanted.querySelector("template").content, true);
-  const focused = document.activeElement?.id;
+  note(content);
+  const focused = element.contains(document.activeElement) ? document.activeElement : null;
   const bodies = [element.querySelector("[data-rows]"), content.querySelector("[data-rows]")];
   if (bodies[0] && bodies[1] && bodies[0].tagName === bodies[1].tagName) {
     keepRows(bodies[0], bodies[1], !first || bodies[0].children.length > 0);
     bodies[1].replaceWith(bodies[0]);
   }
   element.replaceChildren(content);
-  if (focused && document.activeElement === document.body) document.getElementById(focused)?.focus();
+  const again = focused?.isConnected ? focused : focused?.id && document.getElementById(focused.id);
+  if (again && document.activeElement !== again) again.focus({ preventScroll: true });
   for (const listener of listeners) listener(element);
+  element.dispatchEvent(new CustomEvent("postroom:shown"));
+}
+
+/** Remember each row as the server wrote it. */
+function note(root) {
+  for (const row of root.querySelectorAll("[data-rows] > *")) row.sourceText = row.outerHTML;
 }
 
 /** Make the children of `present` those of `wanted`. */
@@ -43,24 +52,9 @@ function keepRows(present, wanted, mark) {
   const known = new Map([...present.children].map((row) => [row.id, row]));
   const rows = [...wanted.children].map((row) => {
     const old = row.id ? known.get(row.id) : undefined;
-    row.sourceText = row.outerHTML;
-    if (old && (old.sourceText ?? plain(old)) === row.sourceText) {
-      old.sourceText = row.sourceText;
-      return old;
-    }
+    if (old && old.sourceText === row.sourceText) return old;
     if (!old && mark) row.classList.add("fresh");
     return row;
   });
   present.replaceChildren(...rows);
-}
-
-/** A row as the server wrote it, which scripts may have changed since. */
-function plain(row) {
-  const copy = row.cloneNode(true);
-  for (const time of copy.querySelectorAll("time[data-said]")) {
-    time.textContent = time.dataset.said;
-    time.removeAttribute("data-said");
-  }
-  for (const button of copy.querySelectorAll("button[data-copy]")) button.hidden = true;
-  return copy.outerHTML;
 }

@@ -27,7 +27,7 @@ function press(event) {
   const wanted = first ? `${first} ${event.key}` : event.key;
   clearTimeout(timer);
   first = "";
-  if (wanted === "j" || wanted === "k") return step(event, wanted === "j" ? 1 : -1);
+  if ((wanted === "j" || wanted === "k") && rows().length) return step(event, wanted === "j" ? 1 : -1);
   const target = document.querySelector(`[data-key="${CSS.escape(wanted)}"]`);
   if (target) {
     event.preventDefault();
@@ -47,7 +47,6 @@ function act(target) {
 
 function step(event, by) {
   const all = rows();
-  if (!all.length) return;
   event.preventDefault();
   const at = all.findIndex((row) => row.contains(document.activeElement));
   const next = all[Math.min(Math.max(at + by, 0), all.length - 1)];
