@@ -27,9 +27,9 @@ class Events:
     """The page."""
 
     def routes(self) -> Sequence[shell.Door]:
-        return [shell.get("/events", self.list)]
+        return [shell.get("/events", self.log)]
 
-    async def list(self, visit: shell.Visit) -> Response:
+    async def log(self, visit: shell.Visit) -> Response:
         """The newest, or those before `before`; narrowed by `kind`, `type` and `mailbox`."""
         oldest, newest = await self._bounds(visit)
         before = visit.query("before") or ""
