@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from gateway import dev
+from gateway.outbound import rules
 from gateway.storage import accounts
 from tests import databases, house, nameserver
 from tests.docs import pages, stranger
@@ -149,7 +150,7 @@ def _variables(text: str) -> dict[str, str]:
 
 
 def _reads_as_settings(text: str) -> None:
-    dev.settings_of(_variables(text))
+    rules.read(dev.settings_of(_variables(text)))
 
 
 def _reads_as_a_zone(text: str) -> None:
