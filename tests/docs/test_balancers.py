@@ -18,6 +18,7 @@ from typing import Final
 
 import httpx2
 import pytest
+import websockets
 
 from gateway import sockets
 from tests import house
@@ -69,7 +70,6 @@ async def _balancing(name: str, folder: Path, home: house.House) -> AsyncIterato
     if found is None:
         pytest.skip(f"{program} is not installed")
     ports = {purpose: _free() for purpose in PORTS.values()}
-    certificate(folder)
     option = "-f" if program == "haproxy" else "-c"
     file = _configured(name, folder, home, ports)
     with (folder / "log").open("wb") as log:
@@ -98,20 +98,22 @@ async def test_mail_and_requests_through_a_balancer_have_their_clients_address(
 ) -> None:
     """Seen to fail without `send-proxy-v2` (HAProxy) and `proxy_protocol on` (nginx): no mail came through; and without
     `option forwardfor` and `X-Forwarded-For`: the audit told of 127.0.0.1."""
-    settings = {"PROXY_TRUSTED": "127.0.0.1", "POSTROOM_DEV": "1"}
+    certificate(tmp_path)
+    chain, private = (str(tmp_path / f"mail.example.com.{ending}") for ending in ("pem", "key"))
+    settings = {"PROXY_TRUSTED": "127.0.0.1", "TLS_CERT_FILE": chain, "TLS_KEY_FILE": private}
     async with house.standing(dsn, redis_url, settings=settings) as home, _balancing(name, tmp_path, home) as ports:
         tenant = await home.tenant()
-        trusting = ssl.create_default_context(cafile=str(tmp_path / "mail.example.com.pem"))
+        trusting = ssl.create_default_context(cafile=chain)
         trusting.check_hostname = False  # it is of mail.example.com
         transport = httpx2.AsyncHTTPTransport(verify=trusting, local_address=CLIENT)
         base = f"https://127.0.0.1:{ports['https']}/v1"
         async with httpx2.AsyncClient(transport=transport, base_url=base, headers=tenant.headers, timeout=60) as client:
             box = await letters.mailbox(client)
-            await asyncio.to_thread(_hand_in, ports["smtp"], box["address"])
+            await asyncio.to_thread(_hand_in, ports["smtp"], box["address"], trusting)
             found = (await client.get(f"/mailboxes/{box['id']}/wait", params={"timeout": 60})).json()["message"]
             message = (await client.get(f"/messages/{found['id']}")).json()
             assert message["envelope"]["remote_ip"] == CLIENT
-            await asyncio.to_thread(_submit, ports["submission"], tenant.key, box["address"])
+            await asyncio.to_thread(_submit, ports["submission"], tenant.key, box["address"], trusting)
             made = await client.post("/api-keys", json={"name": "k", "scopes": ["read"]})
             assert made.status_code == 201
             events = (await client.get("/events", params={"types": "api_key.created"})).json()["data"]
@@ -120,14 +122,23 @@ async def test_mail_and_requests_through_a_balancer_have_their_clients_address(
                 async for line in stream.aiter_lines():
                     if line.startswith("id: "):
                         break
+            assert '"seq":1,' in await _first_of_a_socket(ports["https"], tenant.key, trusting)
 
 
-def _hand_in(port: int, to: str) -> None:
+async def _first_of_a_socket(port: int, key: str, trusting: ssl.SSLContext) -> str:
+    url, headers = f"wss://127.0.0.1:{port}/v1/events?after=0", {"Authorization": f"Bearer {key}"}
+    async with websockets.connect(url, ssl=trusting, additional_headers=headers, proxy=None) as socket_:
+        return str(await socket_.recv())
+
+
+def _hand_in(port: int, to: str, trusting: ssl.SSLContext) -> None:
     with smtplib.SMTP("127.0.0.1", port, source_address=(CLIENT, 0), timeout=60) as client:
+        client.starttls(context=trusting)
         client.sendmail("a@b.example", [to], "Subject: through\r\n\r\nHello.\r\n")
 
 
-def _submit(port: int, key: str, to: str) -> None:
+def _submit(port: int, key: str, to: str, trusting: ssl.SSLContext) -> None:
     with smtplib.SMTP("127.0.0.1", port, source_address=(CLIENT, 0), timeout=60) as client:
+        client.starttls(context=trusting)
         client.login("anybody", key)
         client.sendmail("a@postroom.test", [to], f"From: a@postroom.test\r\nTo: {to}\r\nSubject: s\r\n\r\nHello.\r\n")
