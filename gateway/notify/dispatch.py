@@ -53,7 +53,8 @@ class Dispatcher:
         self._keyring = keyring
         self._poster = poster
         self._told = told
-        self._unheard = leases.Unheard(database, webhooks.let_go)
+        self._lease = settings.webhook_timeout_seconds + settings.lease_seconds
+        self._unheard = leases.Unheard(database, webhooks.let_go, seconds=self._lease)
         self._again = again
         self._under_way: collections.Counter[UUID] = collections.Counter()  # posts of each account
         self._held_back: set[UUID] = set()  # accounts of which more may be due than their webhooks had room for
@@ -117,12 +118,11 @@ class Dispatcher:
         return left
 
     async def _claim(self, account_id: UUID, limit: int) -> webhooks.Slice:
-        lease = self._settings.webhook_timeout_seconds + self._settings.lease_seconds
         each = self._settings.webhook_concurrency
         with self._unheard.claiming(account_id) as lease_id:
             async with self._database.transaction() as connection:
                 return await webhooks.claim(
-                    connection, account_id, lease_id=lease_id, lease_seconds=lease, each=each, limit=limit
+                    connection, account_id, lease_id=lease_id, lease_seconds=self._lease, each=each, limit=limit
                 )
 
     async def _tell(self, claimed: webhooks.Claimed) -> None:

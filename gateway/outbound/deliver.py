@@ -179,7 +179,7 @@ class Carrier:
         self._large = Room(LARGE_AT_ONCE)
         self._slots = Slots(AHEAD * at_once, least=max(1, at_once // 2))  # fewer are free: the network has enough
         self._held: dict[UUID, Held] = {}  # by delivery
-        self._unheard = leases.Unheard(database, emails.let_go)
+        self._unheard = leases.Unheard(database, emails.let_go, seconds=settings.lease_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._committer: Committer[Sequence[emails.Settled], bool] = Committer(

@@ -3,6 +3,11 @@
 The data have a small filesystem in memory, or the write-ahead log has; a file that is as large as what is left is put
 there, and removed again. Without room for its data Postgres refuses statements; without room for its log it gives up,
 cannot even recover, and is started again by its supervisor (here: the test) until it can.
+
+It is told to leave that to its supervisor (`restart_after_crash`). Left to itself Postgres 18.6 was seen, once in some
+fifty times, to lose the process that recovers it when that finds no room: the postmaster stayed, without one, and
+answered everybody that it is "not yet accepting connections", with room and for good. Nobody but who starts it anew can
+mend that.
 """
 
 from __future__ import annotations
@@ -27,7 +32,13 @@ from tests.faults import images, strain
 pytestmark = [pytest.mark.anyio, pytest.mark.faults]
 
 TIMES = 5
-SMALL = {"max_wal_size": "64MB", "min_wal_size": "32MB", "shared_buffers": "16MB", "wal_recycle": "off"}
+SMALL = {
+    "max_wal_size": "64MB",
+    "min_wal_size": "32MB",
+    "shared_buffers": "16MB",
+    "wal_recycle": "off",
+    "restart_after_crash": "off",
+}
 DATA_MEGABYTES = 120
 LOG_MEGABYTES = 160
 LEFT = 1 << 17  # bytes that the file leaves
@@ -124,6 +135,7 @@ async def _fills_up(server: embedded.Postgres, volume: Path, record: strain.Reco
 
 
 async def _assert_kept(dsn: str, record: strain.Record) -> None:
+    await strain.rested(dsn)  # what is written to recipients is told of, too
     kept = await strain.stored(dsn)
     await record.until(lambda: len(record.events) == len(kept.events))
     assert record.odd == []
