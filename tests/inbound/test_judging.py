@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ import prometheus_client
 import pytest
 from uuid_utils.compat import uuid7
 
-from gateway.inbound import judging
+from gateway.inbound import judging, verdicts
 from gateway.inbound.pace import Pace
 from gateway.settings import Settings
 from gateway.storage import db, judgements, messages
@@ -140,7 +141,16 @@ async def test_each_held_message_is_judged_and_told_of(database: db.Database, ac
         assert await judgements.due_accounts(connection, overdue=0, limit=10) == []
 
 
-async def test_large_mail_is_judged_as_well(database: db.Database, account_id: UUID) -> None:
+async def test_large_mail_is_judged_as_well_and_in_a_child(
+    database: db.Database, account_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with all mail examined in the process itself: the message was not judged."""
+
+    def examine(_: bytes) -> verdicts.Evidence:
+        raise AssertionError("it would have been examined on the loop")
+
+    monkeypatch.setattr(verdicts, "examine", examine)  # the child has its own
+    monkeypatch.setattr(judging, "HOLD_SECONDS", 60.0)  # a child takes its time to begin, on a busy machine
     await hold(database, account_id, "good.example", raw=letter("good.example", size=2 * judging.SMALL))
     await drained(desk(database, Told()), account_id)
     [message] = await shown(database, account_id)
@@ -172,6 +182,27 @@ async def test_two_workers_show_everything_once(database: db.Database, account_i
     await asyncio.gather(one.close(30), other.close(30))
     events = [event.type for event in await rows.log_of(database, account_id)]
     assert events.count("message.received") == len(await shown(database, account_id)) == 30
+
+
+async def test_a_message_that_cannot_be_examined_stands_in_no_others_way(
+    database: db.Database, account_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail without the guard around each message: nothing of the slice was judged."""
+    mailbox_id = await rows.mailbox(database, account_id)
+    for _ in range(3):
+        await rows.store(database, account_id, mailbox_id, envelope='{"remote_ip":"127.0.0.1","helo":"c"}')
+    examine, turn = verdicts.examine, itertools.count()
+
+    def fails_first(raw: bytes) -> verdicts.Evidence:
+        if next(turn) == 0:
+            raise ValueError
+        return examine(raw)
+
+    monkeypatch.setattr(verdicts, "examine", fails_first)
+    worker = desk(database, Told())
+    await worker.drain(account_id)
+    assert await worker.look() == []
+    assert sorted(message.auth["spf"] for message in await shown(database, account_id)) == ["none", "none", "temperror"]
 
 
 async def test_shown_mail_is_judged_where_a_worker_finds_it(database: db.Database, account_id: UUID) -> None:
