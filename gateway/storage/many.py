@@ -36,6 +36,7 @@ class Wanted:
     tag: str | None = None  # of its e-mail: a tag's name, value, or name:value
     since: datetime | None = None  # its e-mail was accepted from here on
     until: datetime | None = None  # … and before
+    recipient_domain: str | None = None  # A-labels, lower case
     domains: Collection[str] | None = None  # its e-mail's From is at one of these, as they may be written
 
 

@@ -313,6 +313,7 @@ class Emails:
             api.op("PATCH", "/emails/{id}", self.reschedule, errors=[errors.InvalidState], **writing),
             api.op("GET", "/emails/{id}/attempts", self.attempts, returns=Page[Attempt], **reading),
             api.op("GET", "/emails/{id}/raw", self.raw, produces="message/rfc822", **reading),
+            api.op("GET", "/emails/{id}/html", self.html, produces="text/html", **reading),
             api.op("GET", "/emails/{id}/reports", self.reports, returns=Page[Report], **reading),
             api.op("GET", "/emails/{id}/reports/{report}", self.report, produces="message/rfc822", **reading),
         ]
@@ -427,6 +428,14 @@ class Emails:
         if raw is None:
             raise errors.NotFound
         return parts.download(raw, "message/rfc822", f"{id}.eml")
+
+    async def html(self, caller: Caller, id: UUID, query: messages.HtmlQuery) -> Response:
+        """The HTML body, as composed or made harmless."""
+        async with self._gateway.database.connection() as connection:
+            raw = await emails.raw(connection, caller.account_id, id)
+        if raw is None:
+            raise errors.NotFound
+        return await messages.html_of(self._gateway, raw, query)
 
     async def reports(self, caller: Caller, id: UUID) -> Page[Report]:
         """What came to its return paths, oldest first; at most 20 a recipient, for FEEDBACK_RETENTION_SECONDS."""

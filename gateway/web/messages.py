@@ -347,18 +347,7 @@ class Messages:
     async def html(self, caller: Caller, id: UUID, query: HtmlQuery) -> Response:
         """The HTML body, as sent or made harmless."""
         _, raw = await self._find(caller, id)
-        if not query.sanitized:
-            found = await self._gateway.parsing.html(raw)
-            if found is None:
-                raise errors.NotFound(NO_HTML)
-            return _page(found, parts.NO_LOADING)
-        parsed = await self._gateway.parsing.front(raw)
-        if parsed.html is None:
-            raise errors.NotFound(NO_HTML)
-        html = await self._gateway.cleaning.html(raw, "remote" if query.remote else "shown")
-        if html is None:  # too large, or made to keep a parser busy
-            html = sanitize.text_as_html((parsed.text or parsed.html)[: sanitize.MAX_HTML])
-        return _page(html, parts.REMOTE_PICTURES if query.remote else parts.LINKS_LEAD_OUT)
+        return await html_of(self._gateway, raw, query)
 
     async def attachment(
         self, request: Request, caller: Caller, id: UUID, index: int, query: AttachmentQuery
@@ -395,6 +384,22 @@ class Messages:
         if found is None:
             raise errors.NotFound
         return found
+
+
+async def html_of(gateway: Gateway, raw: bytes, query: HtmlQuery) -> Response:
+    """The HTML body of a mail as an answer. Raises NotFound where it has none."""
+    if not query.sanitized:
+        found = await gateway.parsing.html(raw)
+        if found is None:
+            raise errors.NotFound(NO_HTML)
+        return _page(found, parts.NO_LOADING)
+    parsed = await gateway.parsing.front(raw)
+    if parsed.html is None:
+        raise errors.NotFound(NO_HTML)
+    html = await gateway.cleaning.html(raw, "remote" if query.remote else "shown")
+    if html is None:  # too large, or made to keep a parser busy
+        html = sanitize.text_as_html((parsed.text or parsed.html)[: sanitize.MAX_HTML])
+    return _page(html, parts.REMOTE_PICTURES if query.remote else parts.LINKS_LEAD_OUT)
 
 
 def _page(html: str | bytes, policy: str) -> Response:

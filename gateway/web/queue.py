@@ -49,6 +49,7 @@ class Filter(Input):
     provider: str | None = Field(
         None, max_length=320, description="That made the last attempt, whole or up to its first colon"
     )
+    recipient_domain: str | None = Field(None, min_length=1, max_length=255, description="Of the recipient's address")
     limit: int = Field(1000, ge=1, le=MAX_AT_ONCE, description="Recipients of this call")
     cursor: str | None = Field(None, max_length=512, description="`next_cursor` of the call before")
 
@@ -244,6 +245,7 @@ def _wanted(caller: Caller, body: Filter, statuses: Sequence[str]) -> many.Wante
         statuses=statuses,
         to=emails.as_listed(body.to) if body.to else None,
         provider=body.provider,
+        recipient_domain=address.normal_domain(body.recipient_domain) if body.recipient_domain else None,
         tag=body.tag,
         since=body.since,
         until=body.until,

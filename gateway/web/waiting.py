@@ -11,10 +11,12 @@ from pydantic import Field
 from gateway.lifecycle import Gateway
 from gateway.models import Caller, Input, Output, Time
 from gateway.outbound import standing
+from gateway.outbound.providers.local import LocalProvider
 from gateway.storage import emails, statistics, vitals
 from gateway.web import api
 
 MOST: Final = 10_000  # recipients that are counted
+_NO_WAY_OUT: Final = frozenset({"", statistics.OTHERS, LocalProvider.name})  # nobody was asked, others, it stays here
 RECENT: Final = timedelta(days=1)  # in which a provider was used that is told of
 
 
@@ -108,7 +110,7 @@ class WaitingLine:
             providers=[
                 _provider(waiting.get(name, statistics.Waiting(kind="provider", name=name)), ways, shaped, now)
                 for name in names
-                if name not in ("", statistics.OTHERS)
+                if name not in _NO_WAY_OUT
             ],
             workers=len(told),
             checked_at=now,

@@ -461,7 +461,7 @@ def _marks(points: Points) -> Iterator[Markup]:
     for order, (place, text) in enumerate(points.marks.items()):
         at = _middle(place, count)
         anchor = "start" if at < 4 else "end" if at > 96 else "middle"
-        kind = "mark minor" if order % 2 else "mark"  # on a phone every other one is left out
+        kind = "tick minor" if order % 2 else "tick"  # on a phone every other one is left out
         yield _element("text", text, class_=kind, x=_percent(at), y=BASE + 18, text_anchor=anchor)
 
 

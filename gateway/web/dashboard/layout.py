@@ -42,6 +42,7 @@ NAVIGATION: Final[Sequence[Entry]] = (
     Entry(path="/mailboxes", label="Mailboxes", icon="mailboxes", key="g b", group="In"),
     Entry(path="/emails", label="Sent", icon="sent", key="g s", group="Out"),
     Entry(path="/queue", label="Queue", icon="queue", key="g q", group="Out"),
+    Entry(path="/bounces", label="Bounce rules", icon="warning", key="g r", group="Out"),
     Entry(path="/templates", label="Templates", icon="templates", key="g t", group="Out"),
     Entry(path="/suppressions", label="Suppressions", icon="suppressions", key="g x", group="Out"),
     Entry(path="/statistics", label="Statistics", icon="statistics", key="g c", group="Watch"),

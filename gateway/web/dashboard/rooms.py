@@ -9,7 +9,21 @@ from starlette.routing import Route
 
 from gateway.lifecycle import Gateway
 from gateway.web import access, api
-from gateway.web.dashboard import desk, entrance, happened, live, mail, mailboxes, overview, seals, shell
+from gateway.web.dashboard import (
+    backlog,
+    bounces,
+    desk,
+    entrance,
+    happened,
+    live,
+    mail,
+    mailboxes,
+    outgoing,
+    overview,
+    seals,
+    shell,
+    statistics,
+)
 
 
 def routes(gateway: Gateway, described: api.Api, access: access.Access) -> Sequence[Route]:
@@ -22,5 +36,9 @@ def routes(gateway: Gateway, described: api.Api, access: access.Access) -> Seque
         mail.Mail(),
         mailboxes.Mailboxes(),
         happened.Events(),
+        outgoing.Emails(),
+        backlog.Queue(),
+        bounces.Bounces(),
+        statistics.Statistics(),
     ]
     return around.routes([door for page in pages for door in page.routes()])

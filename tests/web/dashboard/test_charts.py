@@ -135,8 +135,8 @@ def test_a_chart_says_in_words_and_numbers_what_it_shows() -> None:
     rows = page.findall(".//tbody/tr")
     assert len(rows) == 24
     assert ["".join(cell.itertext()) for cell in rows[-1]] == ["1 Mar 23:00", "23", "1,200"]
-    assert texts(page, ".//text[@class='mark']") == ["1 Mar", "06:00", "12:00", "18:00"]
-    assert texts(page, ".//text[@class='mark minor']") == ["03:00", "09:00", "15:00", "21:00"]
+    assert texts(page, ".//text[@class='tick']") == ["1 Mar", "06:00", "12:00", "18:00"]
+    assert texts(page, ".//text[@class='tick minor']") == ["03:00", "09:00", "15:00", "21:00"]
 
 
 def test_nothing_and_a_single_point_are_drawn_too() -> None:
