@@ -1,4 +1,21 @@
-"""What every test may ask for."""
+"""What every test may ask for.
+
+Tests that do not hang on the clock, on a machine that is twenty times slower than yours, too:
+
+- Wait for an event (`relay.until`, `receiver.until`, the log, a future), never for a time; give up after minutes, not
+  seconds: `processes.until`, `sending.PATIENCE`, `house.PATIENCE`. Patience costs nothing where the test succeeds.
+- What has not happened yet may just be late. To show that something does not happen, let something happen behind it
+  that comes the same way, and wait for that.
+- A limit that is to be reached is short; whatever is to succeed under it may need more: try again with a longer one
+  until the limit was reached where it should be (tests.outbound.test_smtp). Leases and heartbeats, too, run out on a
+  slow machine: what a test says of them must be true then.
+- Never compare what moves by itself between two answers: `ratelimit-*`, `date`, ages, what is due. A rate of next to
+  nothing (tests.flows.test_limits) makes a bucket stand still.
+- `loop.time()` has milliseconds under uvloop and need not have moved; processes do not start in the order in which they
+  were asked to; a port that was closed may be another's: bind port 0 and hand the socket on.
+- A client, a house, a database cost 50 ms to 3 s of processor time each: share the session's, or the module's under
+  an `xdist_group`, for without one each worker makes its own; give httpx2 clients `verify=house.NOBODY`.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ from tests import nursery
 
 SECRET_KEY = "a secret for tests, long enough to be one"
 KEYRING = tokens.Keyring(SECRET_KEY.encode())
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
+PATIENCE = 120.0  # seconds until a caller gives up on an answer
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # a client that trusts the system's authorities takes 50 ms to make
 PASSED = {"PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH"}  # with the last, a copy of the tree tests itself
 
@@ -129,7 +130,9 @@ class House:
     def client(self, key: str, **options: Any) -> httpx2.AsyncClient:
         """A caller."""
         headers = {"Authorization": f"Bearer {key}"}
-        return httpx2.AsyncClient(base_url=f"{self.url}/v1", headers=headers, timeout=30, verify=NOBODY, **options)
+        return httpx2.AsyncClient(
+            base_url=f"{self.url}/v1", headers=headers, timeout=PATIENCE, verify=NOBODY, **options
+        )
 
 
 def environment(dsn: str, redis_url: str, **settings: str) -> dict[str, str]:

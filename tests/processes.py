@@ -11,7 +11,7 @@ import psutil
 T = TypeVar("T")
 
 
-def until(true: Callable[[], T], seconds: float = 30) -> T:
+def until(true: Callable[[], T], seconds: float = 120) -> T:
     """What `true` gives, once that is something."""
     deadline = time.monotonic() + seconds
     while not (found := true()):

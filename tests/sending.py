@@ -19,7 +19,7 @@ LETTER: Final[dict[str, Any]] = {
 }
 FINAL: Final = frozenset({"sent", "delivered", "canceled", "suppressed", "failed", "bounced", "complained"})
 RESTING: Final = FINAL | {"unknown"}  # nothing happens to it by itself any more
-PATIENCE: Final = 30.0  # seconds until a test gives up on what never comes
+PATIENCE: Final = 120.0  # seconds until a test gives up on what never comes: a worker may still be starting
 
 
 @contextlib.asynccontextmanager

@@ -30,6 +30,7 @@ from gateway.errors import ConfigurationError
 from tests.processes import gone, until
 
 PROJECT = Path(__file__).parents[1]
+PATIENCE = 180  # seconds for what starts or stops everything
 
 # Answers every request with its environment, /die by dying and /stay by ignoring SIGTERM from then on.
 SERVE = """
@@ -127,7 +128,7 @@ class Running:
         self.told: dict[str, Any] = {}
 
     def begin(self) -> None:
-        until(lambda: (self.folder / "dev.json").exists() or self.process.poll() is not None, 90)
+        until(lambda: (self.folder / "dev.json").exists() or self.process.poll() is not None, PATIENCE)
         assert self.process.poll() is None, self.log
         self.told = json.loads((self.folder / "dev.json").read_text())
 
@@ -176,7 +177,7 @@ def running(
             yield it
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE)
 
 
 def ended(command: list[str], more: Mapping[str, str] | None = None) -> str:
@@ -266,20 +267,20 @@ def test_a_signal_stops_everything_cleanly(folder: Path, number: signal.Signals)
         family = it.family()
         assert len(family) >= 4, "two programs and two servers"
         it.process.send_signal(number)
-        assert it.process.wait(60) == 0
+        assert it.process.wait(PATIENCE) == 0
         assert all(gone(pid) for pid in family)
         assert not (folder / "dev.json").exists()
         assert "serve  | drained" in it.log
 
 
 def test_a_second_signal_does_not_wait_for_programs_that_take_their_time(folder: Path) -> None:
-    with running(folder) as it:
+    with running(folder, more={"DRAIN_SECONDS": "600"}) as it:
         it.get("/stay")
         it.process.send_signal(signal.SIGINT)
         until(lambda: "serve  | stays" in it.log or None)
         assert it.process.poll() is None
         it.process.send_signal(signal.SIGINT)
-        assert it.process.wait(20) == 0, "DRAIN_SECONDS alone are 25"
+        assert it.process.wait(PATIENCE) == 0, "DRAIN_SECONDS are 600"
 
 
 def test_all_of_it_dies_with_a_killed_supervisor(folder: Path) -> None:
@@ -335,7 +336,7 @@ def test_a_program_that_dies_again_and_again_ends_everything_with_its_last_words
         family = it.family()
         for _ in range(dev.DEATHS):
             it.die()
-        assert it.process.wait(60) == 1
+        assert it.process.wait(PATIENCE) == 1
         assert all(gone(pid) for pid in family)
         assert "serve died 5 times within 30 s (exit code 3)" in it.log
         assert "    serves http smtp submission" in it.log

@@ -202,7 +202,7 @@ async def test_a_verdict_under_a_stale_token_tells_nothing_beside_the_one_that_d
     """Both in one batch: a worker that lost a lease claims the recipient anew, and writes down both at once.
 
     Seen to fail with verdicts told apart by the recipient alone, without the token: the stale attempt was not marked as
-    one, `email.sent` was told before `email.unknown`, and the address was suppressed."""
+    one. In a storm of kills on a slow machine `email.sent` was told before `email.unknown`."""
     email = await rows.email(database, account_id)
     [late] = await claim(database, account_id, lease_seconds=0)
     [holder] = await claim(database, account_id)
