@@ -27,6 +27,7 @@ import redis
 
 from gateway import dev
 from gateway.errors import ConfigurationError
+from tests import servers
 from tests.processes import gone, until
 
 PROJECT = Path(__file__).parents[1]
@@ -103,8 +104,7 @@ except PostroomError as error:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A data folder below one that every user may enter, as Postgres needs it when the tests run as root."""
-    parent = "/tmp" if os.geteuid() == 0 else None  # noqa: S108 - mkdtemp makes a folder of our own there
-    path = Path(tempfile.mkdtemp(prefix="pr-", dir=parent))
+    path = Path(tempfile.mkdtemp(prefix="pr-", dir=servers.in_memory()))
     path.chmod(0o755)
     yield path / "data"
     shutil.rmtree(path)

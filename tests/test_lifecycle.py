@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from gateway.notify import live
 from gateway.outbound.providers import contract
 from gateway.settings import Settings
 from gateway.storage import db, events, migrate
-from tests import databases, house, line
+from tests import databases, house, line, servers
 from tests.storage import rows
 
 pytestmark = pytest.mark.anyio
@@ -57,8 +56,7 @@ async def happen(database: db.Database, account_id: UUID) -> None:
 @pytest.fixture(scope="module")
 def careless() -> Iterator[str]:
     """The DSN of a Postgres that confirms what a power cut would take."""
-    parent = "/tmp" if os.geteuid() == 0 else None  # noqa: S108 - as root, Postgres runs as another user
-    with tempfile.TemporaryDirectory(prefix="postroom-careless-", dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="postroom-careless-", dir=servers.in_memory()) as folder:
         Path(folder).chmod(0o711)
         options = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "16MB"}
         with embedded.Postgres(Path(folder) / "postgres", options=options) as server:

@@ -6,49 +6,29 @@ one: mail that finds none is stored as it is, and parsed again later.
 
 Large mail stops the event loop whoever parses it, in a thread, too, for parsers hold Python's lock. It goes to children
 of its own, and waits there for its turn, but not for long. Nor do they answer with all of it where less is wanted.
-
-The child (`python -m gateway.inbound.parsing module:reader module:cutter seconds`) reads frames from its standard
-input and writes frames to its standard output. It ends with its parent: at the end of its input when idle, by its alarm
-when not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import os
-import resource
-import signal
-import struct
 import sys
 from asyncio import subprocess
-from collections.abc import Callable
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import msgspec
 import structlog
 
 from gateway import settings
+from gateway.inbound import child
 from gateway.mail import parse
 
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 20.0  # for a child to start and import the parser
 ALARM_MARGIN = 1.0  # seconds after its parent should have killed it that a child ends itself
-MEMORY_BYTES = 1 << 30  # address space of a child
 INHERITED = frozenset({"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ"})
 
-_REQUEST = struct.Struct(">iI")  # index of the attachment that is wanted, or one of _SHAPES, and size; then the mail
-_WHOLE, _FRONT, _SHOWN, _TEXT, _HTML = -1, -2, -3, -4, -5
-_SHAPES: dict[int, Callable[[parse.Parsed], object]] = {
-    _FRONT: parse.front,
-    _SHOWN: parse.shown,
-    _TEXT: lambda parsed: _octets(parsed.text),
-    _HTML: lambda parsed: _octets(parsed.html),
-}
-_ANSWER = struct.Struct(">cI")  # kind, size; then that many bytes of MessagePack
-_READY, _PARSED, _MISSING, _FAILED = b"R", b"P", b"M", b"F"
 _MAX_INDEX = 0x7FFFFFFF
 _MAX_GROWTH = 8  # bytes of an answer for each of the mail's, at most; decoding makes at most 3 of one
 _MAX_EXTRA = 16_777_216  # and these, for what does not grow with the mail
@@ -95,10 +75,6 @@ def _decoded(answer: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T | None:
         return None
 
 
-def _octets(body: str | None) -> bytes | None:
-    return None if body is None else body.encode()
-
-
 class ParsingPool:
     """Runs `function` ("module:function", bytes to Parsed) and `cutter` (bytes and an index to an attachment and its
     octets) in at most `workers` children, started when needed; for large mail those of `large` in as many more."""
@@ -121,38 +97,38 @@ class ParsingPool:
         """The message, by whichever reader can: the fast one, a child, or the header fields alone. Never raises for
         what the mail is."""
         if len(raw) >= LARGE:
-            return await self._of_large(raw, _WHOLE, _parsed) or await _header(raw)
+            return await self._of_large(raw, child.WHOLE, _parsed) or await _header(raw)
         return _fast(raw) or await self.parse(raw) or await _header(raw)
 
     async def front(self, raw: bytes) -> parse.Parsed:
         """The same; of a large message's bodies only the front, as `parse.front` leaves it."""
         if len(raw) >= LARGE:
-            return await self._of_large(raw, _FRONT, _parsed) or await _header(raw)
+            return await self._of_large(raw, child.FRONT, _parsed) or await _header(raw)
         return await self.read(raw)
 
     async def shown(self, raw: bytes) -> parse.Shown:
         """The same, its bodies ready to be put into JSON."""
         if len(raw) >= LARGE:
-            return await self._of_large(raw, _SHOWN, _shown) or parse.shown(await _header(raw))
+            return await self._of_large(raw, child.SHOWN, _shown) or parse.shown(await _header(raw))
         return parse.shown(await self.read(raw))
 
     async def text(self, raw: bytes) -> bytes | None:
         """The text body in UTF-8; None where there is none, or where it cannot be had."""
-        return await self._body(raw, _TEXT)
+        return await self._body(raw, child.TEXT)
 
     async def html(self, raw: bytes) -> bytes | None:
         """The HTML body likewise."""
-        return await self._body(raw, _HTML)
+        return await self._body(raw, child.HTML)
 
     async def _body(self, raw: bytes, wanted: int) -> bytes | None:
         if len(raw) >= LARGE:
             return await self._of_large(raw, wanted, _body)
         parsed = await self.read(raw)
-        return _octets(parsed.text if wanted == _TEXT else parsed.html)
+        return child.octets(parsed.text if wanted == child.TEXT else parsed.html)
 
     async def parse(self, raw: bytes) -> parse.Parsed | None:
         """What the parser made of it; None at once where no child is free, or where it failed or took too long."""
-        answer = await self._crew.ask(raw, _WHOLE)
+        answer = await self._crew.ask(raw, child.WHOLE)
         return None if answer is None else _decoded(answer, _parsed)
 
     async def attachment(self, raw: bytes, index: int) -> Cut | None:
@@ -175,7 +151,7 @@ class ParsingPool:
 
     async def ask(self, request: bytes) -> bytes | None:
         """What `function` makes of `request`, as MessagePack (`inbound.cleaning` asks so); None as in `parse`."""
-        return await self._crew.ask(request, _WHOLE)
+        return await self._crew.ask(request, child.WHOLE)
 
     async def close(self) -> None:
         """Kills the children; parses under way give None, and so do all later ones."""
@@ -257,7 +233,7 @@ class _Worker:
     async def _start(self) -> subprocess.Process:
         environment = settings.process_environment()
         self._process = process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway.inbound.parsing", *self._functions, str(self._seconds + ALARM_MARGIN)),
+            *(sys.executable, "-m", "gateway.inbound.child", *self._functions, str(self._seconds + ALARM_MARGIN)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={name: environment[name] for name in INHERITED & environment.keys()},
@@ -285,13 +261,13 @@ async def _exchange(process: subprocess.Process, raw: bytes, wanted: int) -> byt
     stdin = process.stdin
     if stdin is None:
         raise BrokenPipeError
-    stdin.write(_REQUEST.pack(wanted, len(raw)))
+    stdin.write(child.REQUEST.pack(wanted, len(raw)))
     stdin.write(raw)
     await stdin.drain()
     kind, body = await _read_answer(process, len(raw) * _MAX_GROWTH + _MAX_EXTRA)
-    if kind == _MISSING and wanted >= 0:
+    if kind == child.MISSING and wanted >= 0:
         raise IndexError(wanted)
-    return body if kind == _PARSED else None
+    return body if kind == child.PARSED else None
 
 
 async def _read_answer(process: subprocess.Process, most: int) -> tuple[bytes, bytes]:
@@ -299,67 +275,7 @@ async def _read_answer(process: subprocess.Process, most: int) -> tuple[bytes, b
     stdout = process.stdout
     if stdout is None:
         raise BrokenPipeError
-    kind, size = _ANSWER.unpack(await stdout.readexactly(_ANSWER.size))
+    kind, size = child.ANSWER.unpack(await stdout.readexactly(child.ANSWER.size))
     if size > most:
         raise _TooLong
     return kind, await stdout.readexactly(size)
-
-
-# The child
-
-
-def serve(function: str, cutter: str, seconds: float) -> None:
-    """Answers mails until its input ends. One that takes longer than `seconds` ends the process."""
-    parser, cut = _load(function), _load(cutter)
-    requests, answers = _channels()
-    for name in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, who decides
-        signal.signal(name, signal.SIG_IGN)
-    _write(answers, _READY, b"")
-    while head := requests.read(_REQUEST.size):
-        wanted, size = _REQUEST.unpack(head)
-        raw = requests.read(size)
-        signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM, never caught
-        kind, body = _answer(cut, raw, wanted) if wanted >= 0 else _answer(_shaped, parser, raw, wanted)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        _write(answers, kind, body)
-
-
-def _shaped(parser: Callable[..., object], raw: bytes, wanted: int) -> object:
-    found = parser(raw)
-    return _SHAPES[wanted](found) if wanted in _SHAPES and isinstance(found, parse.Parsed) else found
-
-
-def _load(function: str) -> Callable[..., object]:
-    module, _, name = function.partition(":")
-    loaded: Callable[..., object] = getattr(importlib.import_module(module), name)
-    return loaded
-
-
-def _channels() -> tuple[BinaryIO, BinaryIO]:
-    """Input and output for frames alone. What a library prints goes nowhere: it could be somebody's mail."""
-    with contextlib.suppress(ValueError, OSError):  # not every system limits it
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(nowhere, standard)
-    return requests, answers
-
-
-def _answer(function: Callable[..., object], *arguments: object) -> tuple[bytes, bytes]:
-    try:
-        return _PARSED, msgspec.msgpack.encode(function(*arguments))
-    except IndexError:
-        return _MISSING, b""
-    except Exception:  # noqa: BLE001 - whatever hostile mail does to a parser, the next mail is parsed
-        return _FAILED, b""
-
-
-def _write(answers: BinaryIO, kind: bytes, body: bytes) -> None:
-    answers.write(_ANSWER.pack(kind, len(body)))
-    answers.write(body)
-    answers.flush()
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], float(sys.argv[3]))
