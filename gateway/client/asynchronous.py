@@ -30,6 +30,11 @@ class Bound:
 
     _link: Link
 
+    @property
+    def url(self) -> str:
+        """Where its gateway is."""
+        return self._link.place.url
+
 
 def bound(into: type[B], record: Any, link: Link) -> B:
     """A record's values as one of the classes here or in `blocking`."""
