@@ -192,8 +192,8 @@ def test_shared(number, postroom, mailbox):
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_gateway_goes_when_pytest_is_killed(stand_in: pytest.Pytester, workers: str) -> None:
-    """Seen to fail with a keeper that waits for its users to say that they leave, instead of for their locks: keeper and
-    gateway were still there, and the run's folder."""
+    """Seen to fail with a keeper that waits for its users to say that they leave, not for their locks: keeper, gateway
+    and the run's folder were still there."""
     stand_in.makepyfile(
         """
 import pathlib, pytest, time
