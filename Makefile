@@ -37,6 +37,10 @@ corpora: tests/corpus/mails/.complete ## Fetch other projects' test mails, which
 tests/corpus/mails/.complete: tests/corpus/fetch.py | install
 	$(BIN)/python tests/corpus/fetch.py
 
+wheels: install ## Build both wheels, postroom and postroom-client, into dist/
+	$(BIN)/python -m hatchling build -t wheel -d dist
+	cd client && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
+
 check: install ## Lint, types, import layers, and that schema.sql and the migrations agree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -148,7 +148,7 @@ def mailboxes(
 def asynchronous_mailbox(postroom: Gateway, mailbox: blocking.Mailbox) -> asynchronous.AsyncMailbox:
     """The same mailbox, with `await`. Connections are closed after each request: no test's loop is left with one."""
     place = Place(url=postroom.http_url, api_key=postroom.api_key)
-    transport = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
+    transport = httpx2.AsyncHTTPTransport(verify=place.is_secure, limits=httpx2.Limits(max_keepalive_connections=0))
     link = Link(WaitingLine(place, Timing(), transport), place, Patience())
     return asynchronous.bound(asynchronous.AsyncMailbox, mailbox, link)
 

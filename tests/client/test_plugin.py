@@ -12,21 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests import house
+from tests.client import plugged
 from tests.processes import gone, until
 
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-q", "-W", "error")
-
-SUITE = """
-import smtplib
-
-def deliver(gateway, to, subject, body="…"):
-    with smtplib.SMTP(gateway.smtp_host, gateway.smtp_port) as smtp:
-        letter = f"From: Shop <shop@example.com>\\r\\nTo: {to}\\r\\nSubject: {subject}\\r\\n\\r\\n{body}\\r\\n"
-        smtp.sendmail("shop@example.com", [to], letter.encode())
-"""
 
 # Says that it is ready, as `postroom dev` does, and nothing more.
 STAND_IN = """
@@ -81,13 +73,9 @@ def stand_in(installed: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyt
     return installed
 
 
-def leftovers() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob(f"postroom-{os.getuid()}-*"))
-
-
 def test_mailboxes_sinks_and_their_asynchronous_forms(connected: pytest.Pytester) -> None:
     connected.makepyfile(
-        SUITE
+        plugged.DELIVER
         + """
 import pytest
 
@@ -114,10 +102,8 @@ def test_a_sink(smtp_sink, mailboxes, postroom):
     known, other = mailboxes(), mailboxes()
     deliver(postroom, known.address, "past it")
     assert smtp_sink.env["EMAIL_PORT"] == str(smtp_sink.port)
-    class through:
-        smtp_host, smtp_port = smtp_sink.host, smtp_sink.port
-    deliver(through, known.address, "first")
-    deliver(through, other.address, "second", "Your verification code is 482913.")
+    deliver(smtp_sink, known.address, "first")
+    deliver(smtp_sink, other.address, "second", "Your verification code is 482913.")
     assert smtp_sink.wait(to=other.address).code == "482913"
     assert [one.subject for one in smtp_sink.messages()] == ["first", "second"]
     with pytest.raises(TimeoutError, match="'second' to"):
@@ -129,7 +115,7 @@ def test_a_sink(smtp_sink, mailboxes, postroom):
 
 def test_a_failing_test_shows_its_mails_and_keeps_its_mailbox(connected: pytest.Pytester) -> None:
     connected.makepyfile(
-        SUITE
+        plugged.DELIVER
         + """
 def test_failing(postroom, mailbox, mailboxes):
     deliver(postroom, mailbox.address, "Your code", "Your verification code is 482913.")
@@ -156,38 +142,6 @@ def test_it_is_there(postroom):
     )
     result.stdout.no_fnmatch_line("*pr_key_*")
     result.stdout.no_fnmatch_line("*pr_mbx_*")
-
-
-def test_workers_share_a_gateway_that_the_run_starts_and_leaves_nothing_behind(installed: pytest.Pytester) -> None:
-    """`postroom dev` itself, with Postgres and Valkey; its log and data are in the run's folder."""
-    before = leftovers()
-    installed.makepyfile(
-        SUITE
-        + """
-import os, pathlib, pytest
-
-@pytest.mark.parametrize("number", range(4))
-def test_shared(number, postroom, mailbox):
-    deliver(postroom, mailbox.address, "Hello")
-    assert mailbox.wait().subject == "Hello"
-    deliver(postroom, f"anybody-{number}@anywhere.example", "To nobody we know")
-    with open(os.environ["NOTES"], "a") as notes:
-        notes.write(f"{postroom.http_url}\\n{os.environ['PYTEST_XDIST_WORKER']}\\n")
-"""
-    )
-    notes = installed.path / "notes"
-    os.environ["NOTES"] = str(notes)
-    os.environ["DATABASE_URL"] = "postgresql://the-applications-own/database"  # not for the gateway
-    try:
-        command = f"{sys.executable} -m gateway.cli"
-        result = installed.runpytest_subprocess(*OPTIONS, "-n", "2", "--dist", "each", f"--postroom-command={command}")
-    finally:
-        del os.environ["NOTES"], os.environ["DATABASE_URL"]
-    result.assert_outcomes(passed=8)
-    told = set(notes.read_text().split())
-    assert {word for word in told if word.startswith("gw")} == {"gw0", "gw1"}
-    assert len(told) == 3
-    assert leftovers() <= before
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
