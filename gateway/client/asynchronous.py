@@ -11,7 +11,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx2
@@ -22,7 +22,6 @@ from .transport import Line, Link, Patience, Place, Request, Timing, WaitingLine
 P = ParamSpec("P")
 B = TypeVar("B", bound="Bound")
 T = TypeVar("T")
-HOUR: Final = 3600
 
 
 class Bound:
@@ -645,13 +644,16 @@ class PostroomCalls(Placed):
         self,
         address: str | None = None,
         *,
-        ttl: int | None = HOUR,
+        ttl: int | Literal["default"] | None = "default",
         local_part: str | None = None,
         domain: str | None = None,
         metadata: records.Json | None = None,
         sender_policy: Literal["accept", "flag", "drop-on-fail"] | None = None,
     ) -> AsyncMailbox:
-        """Make a mailbox: at this address, or at one nobody can guess. It lives `ttl` seconds (None = for ever)."""
+        """Make a mailbox: at this address, or at one nobody can guess.
+
+        It lives `ttl` seconds: by default as long as the gateway's setting says; None = for ever, where that is
+        allowed."""
         wanted = {
             "address": address,
             "local_part": local_part,
@@ -660,7 +662,8 @@ class PostroomCalls(Placed):
             "sender_policy": sender_policy,
         }
         given = {name: value for name, value in wanted.items() if value is not None}
-        found = await self._link.create("/mailboxes", {**given, "ttl_seconds": ttl})
+        life = {} if ttl == "default" else {"ttl_seconds": ttl}
+        found = await self._link.create("/mailboxes", {**given, **life})
         return bound(AsyncMailbox, records.read(records.Mailbox, found), self._link)
 
     async def hand_in(self, raw: bytes, *, mail_from: str, rcpt_to: str) -> None:

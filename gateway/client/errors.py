@@ -129,7 +129,7 @@ class ApiError(PostroomError):
 
     def _hint(self) -> str:
         """What a person may do about it; empty = the message says it."""
-        return ""
+        return "" if self.name else "is POSTROOM_URL right? something else answers there, or in between"
 
 
 class InvalidApiKey(ApiError):

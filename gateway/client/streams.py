@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from . import errors, records
+from . import records
 from .transport import Answer, Events, Link, Request, Tries, query_of
 
 NOBODY = "00000000-0000-0000-0000-000000000000"  # no e-mail has this id
@@ -62,8 +62,7 @@ class Tape:
             yield event
 
     async def _refused(self, request: Request, answer: Answer) -> None:
-        refusal = errors.of(answer.status, answer.headers, answer.content, str(request))
-        await self._tries.after_refusal(request, refusal)
+        await self._tries.after_refusal(request, answer.refusal)
 
     def _anew(self) -> Tries:
         return Tries(self._link, self._link.line.now() + self._link.patience.stream)

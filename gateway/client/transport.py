@@ -79,9 +79,19 @@ class Answer:
     status: int
     headers: Mapping[str, str]  # names in lower case
     content: bytes
+    asked: str = ""  # "GET /v1/emails"
 
     def json(self) -> Any:
-        return json.loads(self.content)
+        """What it holds. Raises ApiError where it is no JSON: some other server's."""
+        try:
+            return json.loads(self.content)
+        except ValueError:
+            raise self.refusal from None
+
+    @property
+    def refusal(self) -> errors.ApiError:
+        """What it says, where it is no success."""
+        return errors.of(self.status, self.headers, self.content, self.asked)
 
 
 Events = AsyncIterator[httpx2.ServerSentEvent]
@@ -148,14 +158,14 @@ class BlockingLine:
         self.now, self.jitter = timing.now, timing.jitter
 
     async def ask(self, request: Request) -> Answer:
-        return _answer(self._client.request(**_arguments(request)))
+        return _answer(request, self._client.request(**_arguments(request)))
 
     @contextlib.asynccontextmanager
     async def listen(self, request: Request) -> AsyncIterator[Answer | Events]:
         with self._client.stream(**_streaming(request)) as response:
             if response.status_code != 200:
                 response.read()
-                yield _answer(response)
+                yield _answer(request, response)
             else:
                 yield _stepwise(httpx2.EventSource(response))
 
@@ -176,14 +186,14 @@ class WaitingLine:
         self.now, self.jitter = timing.now, timing.jitter
 
     async def ask(self, request: Request) -> Answer:
-        return _answer(await self._client.request(**_arguments(request)))
+        return _answer(request, await self._client.request(**_arguments(request)))
 
     @contextlib.asynccontextmanager
     async def listen(self, request: Request) -> AsyncIterator[Answer | Events]:
         async with self._client.stream(**_streaming(request)) as response:
             if response.status_code != 200:
                 await response.aread()
-                yield _answer(response)
+                yield _answer(request, response)
             else:
                 yield aiter(httpx2.EventSource(response))
 
@@ -217,8 +227,9 @@ def _streaming(request: Request) -> dict[str, Any]:
     return {**_arguments(request), "headers": headers, "timeout": timeout}
 
 
-def _answer(response: httpx2.Response) -> Answer:
-    return Answer(status=response.status_code, headers=dict(response.headers.items()), content=response.content)
+def _answer(request: Request, response: httpx2.Response) -> Answer:
+    headers = dict(response.headers.items())
+    return Answer(status=response.status_code, headers=headers, content=response.content, asked=str(request))
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -253,12 +264,11 @@ class Link:
             except httpx2.TransportError as error:
                 await tries.after_break(request, error)
                 continue
-            if answer.status < 400:
+            if answer.status < 300:
                 return answer
             if answer.status == 404 and request.method == "DELETE" and tries.were_cut:
                 return answer  # the try before, whose answer was lost, did it
-            refusal = errors.of(answer.status, answer.headers, answer.content, str(request))
-            await tries.after_refusal(request, refusal)
+            await tries.after_refusal(request, answer.refusal)
 
     async def get(self, path: str, *, wait: float = 0.0, **query: Any) -> Any:
         """The JSON at a path; members of the query that are None are left out."""

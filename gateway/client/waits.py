@@ -7,7 +7,6 @@ for a moment ends none of them early.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -236,7 +235,7 @@ async def _news(link: Link, id: str, cursor: str, deadline: float) -> str:
     seconds = round(min(POLL_SECONDS, max(0.0, deadline - link.line.now())), 3)
     query = query_of({"email": id, "after": cursor, "wait": seconds})
     found = await link.ask(Request(method="GET", path="/events", query=query, wait=seconds), until=deadline)
-    return str(json.loads(found.content)["next_cursor"])
+    return str(found.json()["next_cursor"])
 
 
 def _fates(found: records.Email) -> str:

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from gateway.client import (
+    ApiError,
     ConfigurationError,
     Patience,
     Postroom,
@@ -252,7 +253,13 @@ def test_where_the_gateway_is_must_be_said(monkeypatch: pytest.MonkeyPatch) -> N
         assert repr(client) == "Postroom('http://127.0.0.1:8025')"
 
 
-def test_a_body_that_is_no_json_of_ours_is_told_as_it_is(clock: Clock) -> None:
+def test_other_servers_answers_are_told_as_what_they_are(clock: Clock) -> None:
+    client, _ = scripted(clock, httpx2.Response(200, text="<h1>It works!</h1>"))
+    with pytest.raises(ApiError, match=r"<h1>It works!</h1> \(200 not an answer.*\n  is POSTROOM_URL right\?"):
+        client.mailbox()
+    client, _ = scripted(clock, httpx2.Response(301, headers={"location": "https://gateway.test/"}))
+    with pytest.raises(ApiError, match=r"\(301 not an answer of Postroom, to GET /v1/emails/1"):
+        client.emails.get("1")
     client, _ = scripted(clock, httpx2.Response(404, content=json.dumps(["?"]).encode()))
     with pytest.raises(Exception, match=r'\["\?"\] \(404 not an answer of Postroom, to GET /v1/emails/1'):
         client.emails.get("1")
