@@ -44,7 +44,7 @@ class Tape:
                     async for event in self._heard(answered):
                         yield event
                 self._tries = self._anew()  # it was closed as it should be: the gateway restarts
-                await self._tries.pause()
+                await self._tries.after_end()
             except httpx2.TransportError as error:
                 await self._tries.after_break(request, error)
 

@@ -326,35 +326,47 @@ class Tries:
     async def after_break(self, request: Request, error: httpx2.TransportError) -> None:
         """Returns when it is time to try again. Raises Unreachable."""
         self._made += 1
-        self.were_cut = True
         unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-        if self._is_last() or not (request.repeatable or unsent):
+        self.were_cut = self.were_cut or not unsent
+        pause = self._pause()
+        if self._ends_with(pause) or not (request.repeatable or unsent):
             raise unreachable(self._link.place, request, error, self._made) from error
-        await self.pause()
+        await self._link.line.sleep(pause)
 
     async def after_refusal(self, request: Request, refusal: errors.ApiError) -> None:
         """Returns when it is time to try again. Raises the refusal."""
         self._made += 1
-        patience = self._link.patience
-        later = refusal.status in BUSY or refusal.name in {"concurrent_idempotent_requests", "request_timeout"}
-        if isinstance(refusal, errors.QuotaExceeded):
-            later = False  # room is made by deleting something, not by waiting
-        if refusal.status in {502, 504} and not request.repeatable:
-            later = False  # something in between answered: the gateway may have done it
-        if not later or self._is_last() or (refusal.retry_after or 0.0) > patience.retry_after:
+        asked = refusal.retry_after or 0.0
+        pause = self._pause(asked)
+        if not _helps(request, refusal) or asked > self._link.patience.retry_after or self._ends_with(pause):
             raise refusal
-        await self.pause(refusal.retry_after)
+        await self._link.line.sleep(pause)
 
-    def _is_last(self) -> bool:
+    async def after_end(self) -> None:
+        """Returns when it is time to connect again, where a stream was ended in good order."""
+        self._made += 1
+        await self._link.line.sleep(self._pause())
+
+    def _pause(self, at_least: float = 0.0) -> float:
+        """Seconds: as many as it was said, or more each time."""
+        patience = self._link.patience
+        grown = min(patience.longest_pause, patience.first_pause * 2.0 ** (self._made - 1))
+        return max(at_least, grown * self._link.line.jitter())
+
+    def _ends_with(self, pause: float) -> bool:
+        """Whether there is no other try behind such a pause."""
         if self._until is None:
             return self._made >= self._link.patience.attempts
-        return self._link.line.now() >= self._until
+        return self._link.line.now() + pause > self._until
 
-    async def pause(self, at_least: float | None = None) -> None:
-        """For as long as it was said, or longer each time."""
-        patience, line = self._link.patience, self._link.line
-        grown = min(patience.longest_pause, patience.first_pause * 2.0 ** max(0, self._made - 1))
-        await line.sleep(max(at_least or 0.0, grown * line.jitter()))
+
+def _helps(request: Request, refusal: errors.ApiError) -> bool:
+    """Whether the same request may be answered otherwise later, and may be sent again."""
+    if isinstance(refusal, errors.QuotaExceeded):
+        return False  # room is made by deleting something, not by waiting
+    if not request.repeatable:
+        return refusal.status == 429  # of all others nobody knows whether it was carried out
+    return refusal.status in BUSY or refusal.name in {"concurrent_idempotent_requests", "request_timeout"}
 
 
 def unreachable(place: Place, request: Request, error: Exception, tries: int) -> errors.Unreachable:

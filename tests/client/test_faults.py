@@ -214,8 +214,21 @@ def test_what_creates_nothing_under_a_key_is_not_sent_twice(clock: Clock) -> Non
         client.domains.verify("shop.example")
     assert len(asked) == 1
     verified = httpx2.Response(200, json={"name": "shop.example", "status": "verified"})
-    client, asked = scripted(clock, httpx2.ConnectError("refused"), refusal(503, "unavailable"), verified)
+    client, asked = scripted(clock, httpx2.ConnectError("refused"), refusal(429, "rate_limit_exceeded"), verified)
     assert client.domains.verify("shop.example").status == "verified"
+    client, asked = scripted(clock, refusal(503, "unavailable"))
+    with pytest.raises(ServerError):
+        client.domains.verify("shop.example")
+    assert len(asked) == 1
+
+
+def test_a_wait_does_not_sleep_past_its_end(clock: Clock) -> None:
+    made = httpx2.Response(201, json={"id": "1", "address": "a@b.example", "cursor": "7"})
+    client, asked = scripted(clock, made, refusal(503, "unavailable", **{"retry-after": "20"}))
+    inbox = client.mailbox()
+    with pytest.raises(ServerError):
+        inbox.wait(timeout=10)
+    assert (len(asked), clock.slept) == (2, [])
 
 
 def test_a_wait_is_made_of_polls_that_no_router_cuts(clock: Clock) -> None:
