@@ -156,7 +156,9 @@ async def work(turns: Iterator[tuple[State, int]]) -> None:
 async def test_no_bytes_make_a_session_fail_hang_leak_or_tell(
     database: db.Database, account_id: UUID, tmp_path: Path, count: int, share: int
 ) -> None:
-    """`share`: every so manieth input meets the rarer states, too."""
+    """`share`: every so manieth input meets the rarer states, too.
+
+    Seen to fail with a delivered message's share of the budget not given back."""
     print(f"seed {SEED}")  # noqa: T201 - shown where it fails
     box = await rows.mailbox(database, account_id, address="box@postroom.test")
     with watched() as faults:
