@@ -1,23 +1,22 @@
 """The command `postroom`: reads arguments, calls what they name, prints.
 
-Each command imports what it needs when it runs, so that none waits for the others' modules. What cannot start as it is
-configured says so in one line on standard error and exits with 2; what fails otherwise, with 1.
+Here are the commands that run it and look after it; those for people who use it are in gateway.commands. Each imports
+what it needs when it runs, so that none waits for the others' modules. What cannot start as it is configured says so in
+one line on standard error and exits with 2; what fails otherwise, with 1.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from datetime import UTC, datetime, timedelta
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 import gateway
+from gateway.commands import lazily, operating, options, output
+from gateway.commands.operating import AccountName
 from gateway.errors import ConfigurationError, PostroomError
 
 if TYPE_CHECKING:
@@ -25,24 +24,47 @@ if TYPE_CHECKING:
     from gateway.storage import events
     from gateway.storage import migrate as migrate_
 
+ELSEWHERE: Final = {
+    "inbox": ("gateway.commands.inbox", "Mailboxes and the mail in them: new, wait, list, show, tail, delete"),
+    "send": ("gateway.commands.send", "Send an e-mail"),
+    "emails": ("gateway.commands.emails", "What was sent, and what became of it"),
+    "events": ("gateway.commands.events", "What happens, as it happens"),
+    "keys": ("gateway.commands.keys", "API keys of an account"),
+    "domains": ("gateway.commands.domains", "Own domains and their DNS"),
+    "webhooks": ("gateway.commands.webhooks", "Who is told of events by HTTP, and how that went"),
+    "suppressions": ("gateway.commands.suppressions", "Addresses that are not written to"),
+    "templates": ("gateway.commands.templates", "Mail that is written once"),
+    "accounts": ("gateway.commands.accounts", "Accounts (tenants)"),
+    "completion": ("gateway.commands.completion", "Print what makes a shell complete these commands"),
+}
+CHAPTERS: Final = {
+    "Mail": ("inbox", "send", "emails", "events"),
+    "An account": ("keys", "domains", "webhooks", "suppressions", "templates"),
+    "A gateway": (
+        *("dev", "serve", "worker", "migrate", "settings", "doctor", "accounts", "audit"),
+        *("restored", "alerts", "completion", "version"),
+    ),
+}
+
 app = typer.Typer(
     name="postroom",
+    cls=lazily.group(ELSEWHERE, CHAPTERS),
     help="A mail gateway for programs.",
+    epilog="`postroom COMMAND --help` tells of a command, with examples.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="API keys of an account.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(keys_app, name="keys")
-accounts_app = typer.Typer(help="Accounts (tenants).", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(accounts_app, name="accounts")
-
-NameOrId = Annotated[str, typer.Argument(help="The account's name or id, as `accounts list` shows them")]
-AccountName = Annotated[str, typer.Option("--account", help="The account's name")]
 
 
-@app.command()
+@app.command(
+    epilog=options.examples(
+        "postroom dev",
+        "postroom dev --http-port 0 --smtp-port 0 --data-dir /tmp/mail",
+        "postroom dev --outbound smtp://user:pass@smtp.example.com:587",
+    )
+)
 def dev(
     http_port: Annotated[
         int | None, typer.Option(help="Port of HTTP; 0: any free one  [8025]", min=0, max=65535)
@@ -56,17 +78,19 @@ def dev(
     from gateway import dev as everything  # noqa: PLC0415 - see the module's docstring
     from gateway import settings  # noqa: PLC0415 - likewise
 
-    options = everything.Options(
+    wanted = everything.Options(
         data_dir=data_dir,
         http_port=http_port,
         smtp_port=smtp_port,
         submission_port=submission_port,
         outbound=tuple(outbound or ()),
     )
-    raise typer.Exit(everything.main(options, settings.process_environment()))
+    raise typer.Exit(everything.main(wanted, settings.process_environment()))
 
 
-@app.command()
+@app.command(
+    epilog=options.examples("DATABASE_URL=postgresql://… REDIS_URL=redis://… SECRET_KEY=… PORT=8000 postroom serve")
+)
 def serve() -> None:
     """Run the HTTP and SMTP listeners, as the environment's settings say."""
     from gateway import lifeline, settings  # noqa: PLC0415 - see the module's docstring
@@ -78,7 +102,7 @@ def serve() -> None:
     web.serve(to_use)
 
 
-@app.command()
+@app.command(epilog=options.examples("DATABASE_URL=postgresql://… REDIS_URL=redis://… SECRET_KEY=… postroom worker"))
 def worker() -> None:
     """Run the worker: deliveries, webhooks, expiry."""
     from gateway import lifeline, settings  # noqa: PLC0415 - see the module's docstring
@@ -90,27 +114,37 @@ def worker() -> None:
     work.run(to_use)
 
 
-@app.command()
+@app.command(
+    epilog=options.examples("postroom migrate", "postroom migrate --check   # exit code 1 where migrations are missing")
+)
 def migrate(
     check: Annotated[bool, typer.Option("--check", help="Only tell; exit 1 if any are missing")] = False,
     patience: Annotated[float, typer.Option(help="Seconds to try for the locks of one migration", min=0)] = 120,
+    *,
+    as_json: options.Json = False,
 ) -> None:
     """Bring the database of DATABASE_URL up to date. It may be done while mail flows, and again if it gives up."""
     from gateway.storage import migrate as migrations  # noqa: PLC0415 - see the module's docstring
 
-    dsn = _database_url()
+    dsn = operating.database_url()
     if check:
-        _tell(asyncio.run(migrations.state(dsn)))
+        _tell(operating.run(migrations.state(dsn)), as_json=as_json)
         return
-    names = asyncio.run(migrations.run(dsn, patience=patience))
+    names = operating.run(migrations.run(dsn, patience=patience))
+    if as_json:
+        output.document({"applied": list(names)})
+        return
     for name in names:
         typer.echo(f"applied  {name}")
     if not names:
         typer.echo("up to date")
 
 
-def _tell(state: migrate_.State) -> None:
+def _tell(state: migrate_.State, *, as_json: bool) -> None:
     """What a database lacks, and what it has from a newer version; exits with 1 where it lacks something."""
+    if as_json:
+        output.document({"missing": list(state.missing), "newer": list(state.unknown)})
+        raise typer.Exit(1 if state.missing else 0)
     for name in state.missing:
         typer.echo(f"missing  {name}")
     for name in state.unknown:
@@ -120,7 +154,7 @@ def _tell(state: migrate_.State) -> None:
     raise typer.Exit(1 if state.missing else 0)
 
 
-@app.command()
+@app.command(epilog=options.examples("postroom restored", "postroom restored --hold"))
 def restored(
     *,
     hold: Annotated[bool, typer.Option("--hold", help="Send nothing again, whatever its sender asked for")] = False,
@@ -132,23 +166,31 @@ def restored(
     were due are held as `unknown` where their sender asked for that, or all of them with --hold."""
     from gateway.storage import restoring  # noqa: PLC0415 - see the module's docstring
 
-    done = asyncio.run(restoring.run(_database_url(), hold_all=hold))
+    done = operating.run(restoring.run(operating.database_url(), hold_all=hold))
     typer.echo(f"{done.accounts} logs go on, {done.held} recipients held, {done.due} will be tried")
 
 
-@app.command("settings")
-def show_settings() -> None:
+@app.command("settings", epilog=options.examples("postroom settings", "postroom settings --json | jq -r .name"))
+def show_settings(*, as_json: options.Json = False) -> None:
     """List every setting: its environment variable, default and meaning."""
     from gateway import settings  # noqa: PLC0415 - see the module's docstring
 
     fields = settings.Settings.model_fields
     rows = [(name.upper(), _shown(field.default), field.description or "") for name, field in fields.items()]
+    if as_json:
+        for name, default, meaning in rows:
+            output.line({"name": name, "default": default, "description": meaning})
+        return
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, default, meaning in rows:
         typer.echo(f"{name:<{widths[0]}}  {default:<{widths[1]}}  {meaning}")
 
 
-@app.command()
+@app.command(
+    epilog=options.examples(
+        "postroom doctor", "postroom doctor --dev .postroom --loop", "postroom doctor --json | jq .state"
+    )
+)
 def doctor(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs")] = False,
@@ -169,7 +211,7 @@ def doctor(
     """Check a deployment from end to end and say what to do. Exit code 1 where there is a problem."""
     from gateway.doctor import examining, report  # noqa: PLC0415 - see the module's docstring
 
-    options = examining.Options(
+    wanted = examining.Options(
         domains=tuple(domain or ()),
         addresses=tuple(address or ()),
         reach=reach,
@@ -182,12 +224,12 @@ def doctor(
     except ConfigurationError as error:
         found = examining.refused(error)
     else:
-        found = asyncio.run(examining.examine(to_use, options))
+        found = operating.run(examining.examine(to_use, wanted))
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else report.text(found, style=_coloured))
     raise typer.Exit(1 if found.state == "problem" else 0)
 
 
-@app.command("mcp")
+@app.command("mcp", epilog=options.examples("postroom mcp   # as an agent is told to start it"))
 def serve_agents() -> None:
     """Serve tools for agents (Model Context Protocol) on standard input and output, to the gateway of POSTROOM_URL
     with the key of POSTROOM_API_KEY. A running gateway serves the same at /mcp."""
@@ -203,13 +245,16 @@ def serve_agents() -> None:
         raise ConfigurationError(str(unset)) from unset
 
 
-@app.command()
-def version() -> None:
+@app.command(epilog=options.examples("postroom version"))
+def version(*, as_json: options.Json = False) -> None:
     """Tell the version."""
-    typer.echo(f"postroom {gateway.__version__}")
+    if as_json:
+        output.document({"name": "postroom", "version": gateway.__version__})
+    else:
+        typer.echo(f"postroom {gateway.__version__}")
 
 
-@app.command()
+@app.command(epilog=options.examples("postroom audit --account acme --limit 20", "postroom audit --json"))
 def audit(
     account: AccountName = "default",
     limit: Annotated[int, typer.Option(help="The newest so many", min=1, max=100_000)] = 100,
@@ -219,130 +264,19 @@ def audit(
     """List who changed what of an account's set-up, newest first, as far back as its event log goes."""
     from gateway import keys  # noqa: PLC0415 - see the module's docstring
 
-    found = asyncio.run(keys.trail(_database_url(), account=account, limit=limit))
+    found = operating.run(keys.trail(operating.database_url(), account=account, limit=limit))
     if found is None:
         raise PostroomError(f"there is no account {account!r}")
     for event in found:
         typer.echo(event.json().decode() if as_json else _changed(event))
 
 
-@app.command()
+@app.command(epilog=options.examples("postroom alerts > /etc/prometheus/postroom.yml"))
 def alerts() -> None:
     """Print the alert rules, for Prometheus (rule_files)."""
+    from importlib import resources  # noqa: PLC0415 - see the module's docstring
+
     typer.echo(resources.files("gateway").joinpath("alerts.yml").read_text("utf-8"), nl=False)
-
-
-@keys_app.command("create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for")],
-    scope: Annotated[
-        list[str] | None, typer.Option(help="mailboxes, send, inbound, read or admin; may be repeated")
-    ] = None,
-    account: AccountName = "default",
-    domain: Annotated[list[str] | None, typer.Option(help="Only for this domain; may be repeated  [all]")] = None,
-    expires: Annotated[
-        str, typer.Option(help="When it ends: an RFC 3339 time, or from now on, such as 12h or 90d  [never]")
-    ] = "",
-) -> None:
-    """Make a key and print it: it is shown here and never again. An account that is not there is made."""
-    from gateway import keys, settings, tokens  # noqa: PLC0415 - see the module's docstring
-
-    keyring = tokens.keyring(settings.load())
-    scopes = scope or ["mailboxes", "send", "read"]
-    issuing = keys.issue(
-        _database_url(),
-        keyring,
-        account=account,
-        name=name,
-        scopes=scopes,
-        domains=domain or (),
-        expires_at=_end(expires) if expires else None,
-    )
-    typer.echo(asyncio.run(issuing))
-
-
-@keys_app.command("list")
-def list_keys(account: AccountName = "default") -> None:
-    """List an account's keys: id, scopes, domains, expiry, last use, name."""
-    from gateway import keys  # noqa: PLC0415 - see the module's docstring
-
-    for key in asyncio.run(keys.listing(_database_url(), account=account)):
-        expires = f"{key.expires_at:%Y-%m-%dT%H:%M:%SZ}" if key.expires_at else "never expires"
-        used = f"used {key.last_used_at:%Y-%m-%dT%H:%MZ}" if key.last_used_at else "never used"
-        domains = ",".join(key.domains) or "all domains"
-        typer.echo(f"{key.id}  {','.join(key.scopes)}  {domains}  {expires}  {used}  {key.name}")
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    key_id: Annotated[UUID, typer.Argument(help="Its id, as `keys list` shows it")], account: AccountName = "default"
-) -> None:
-    """Make a key invalid, at once and for good."""
-    from gateway import keys  # noqa: PLC0415 - see the module's docstring
-
-    if not asyncio.run(keys.revoke(_database_url(), key_id, account=account)):
-        raise PostroomError(f"account {account!r} has no key {key_id} in use")
-    typer.echo("revoked")
-
-
-@keys_app.command("reseal")
-def reseal_keys() -> None:
-    """Encrypt under SECRET_KEY what SECRET_KEY_PREVIOUS can still read. Exit code 1 where something cannot be read."""
-    from gateway import keys, settings, tokens  # noqa: PLC0415 - see the module's docstring
-
-    done = asyncio.run(keys.reseal(_database_url(), tokens.keyring(settings.load())))
-    for domain, selector in done.unreadable:
-        typer.echo(f"unreadable  {selector}._domainkey.{domain}")
-    typer.echo(f"{done.resealed} encrypted anew, {done.current} were already, {len(done.unreadable)} unreadable")
-    raise typer.Exit(1 if done.unreadable else 0)
-
-
-@accounts_app.command("create")
-def create_account(name: Annotated[str, typer.Argument(help="What it is called")]) -> None:
-    """Make an account and print its id. Its first key: postroom keys create NAME --account …"""
-    from gateway import keys  # noqa: PLC0415 - see the module's docstring
-
-    typer.echo(asyncio.run(keys.open_account(_database_url(), name=name)))
-
-
-@accounts_app.command("list")
-def list_accounts() -> None:
-    """List all accounts, oldest first: id, state, since when, name."""
-    from gateway import keys  # noqa: PLC0415 - see the module's docstring
-
-    for account in asyncio.run(keys.all_accounts(_database_url())):
-        since = account.deleted_at or account.suspended_at or account.created_at
-        typer.echo(f"{account.id}  {account.state:<9}  {since:%Y-%m-%dT%H:%M:%SZ}  {account.name}")
-
-
-@accounts_app.command("suspend")
-def suspend_account(account: NameOrId) -> None:
-    """Stop an account: its keys open nothing, what it has to send waits, mail for its domains is put off."""
-    from gateway import keys  # noqa: PLC0415 - see the module's docstring
-
-    done = asyncio.run(keys.suspend(_database_url(), account=account))
-    typer.echo("suspended" if done else "was suspended already")
-
-
-@accounts_app.command("resume")
-def resume_account(account: NameOrId) -> None:
-    """Let a suspended account go on."""
-    from gateway import keys  # noqa: PLC0415 - see the module's docstring
-
-    typer.echo("resumed" if asyncio.run(keys.resume(_database_url(), account=account)) else "was not suspended")
-
-
-@accounts_app.command("delete")
-def delete_account(
-    account: NameOrId, *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant")] = False
-) -> None:
-    """Delete an account with all that it has, for good. The worker removes its rows within minutes."""
-    from gateway import keys  # noqa: PLC0415 - see the module's docstring
-
-    if not yes:
-        typer.confirm(f"Delete {account!r} with all of its mail?", abort=True)
-    asyncio.run(keys.delete(_database_url(), account=account))
-    typer.echo("deleted")
 
 
 def main() -> None:
@@ -355,6 +289,8 @@ def main() -> None:
     except PostroomError as error:
         typer.echo(f"postroom: {error}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _settings(dev_data: Path | None) -> Settings:
@@ -374,28 +310,9 @@ def _changed(event: events.Event) -> str:
     return f"{event.created_at:%Y-%m-%dT%H:%M:%SZ}  {event.type:<20}  {who:<36}  {address or '-':<15}  {said}"
 
 
-def _end(text: str) -> datetime:
-    """An RFC 3339 time, or so many minutes, hours or days from now."""
-    from gateway import models  # noqa: PLC0415 - see the module's docstring
-
-    unit = {"m": "minutes", "h": "hours", "d": "days"}.get(text[-1])
-    try:
-        return datetime.now(UTC) + timedelta(**{unit: int(text[:-1])}) if unit else models.time_of(text)
-    except (ValueError, OverflowError):
-        raise ConfigurationError(f"--expires {text}: not an RFC 3339 time, nor one from now on such as 90d") from None
-
-
 def _coloured(word: str, state: str) -> str:
     """For terminals; anything else gets the word alone."""
     return typer.style(word, fg={"ok": "green", "warning": "yellow", "problem": "red"}[state], bold=state == "problem")
-
-
-def _database_url() -> str:
-    from gateway import settings  # noqa: PLC0415 - see the module's docstring
-
-    if not (url := settings.load().database_url):
-        raise ConfigurationError("DATABASE_URL must be set, such as postgresql://user:pass@host:5432/postroom")
-    return url
 
 
 def _shown(default: object) -> str:

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import httpx2
 import yaml
-from typer.main import get_command
 
-from gateway import cli, errors, settings
+from gateway import errors, settings
 from gateway.storage import events
 from tests import house
+from tests.commands import reference
 from tests.docs import pages
 
 DOCS: Final = pages.ROOT / "docs"
@@ -161,19 +161,11 @@ def test_every_alert_stands_on_its_page_with_what_to_do() -> None:
 # Commands
 
 
-def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-    inner = getattr(command, "commands", None)
-    if inner is None:
-        yield name, command
-        return
-    for each, one in inner.items():
-        yield from _commands(one, f"{name} {each}")
-
-
 def test_every_command_and_option_stands_on_its_page() -> None:
+    """`python -m tests.commands.reference` writes them there."""
     text = (DOCS / "cli.md").read_text()
     missing = []
-    for name, command in _commands(get_command(cli.app), "postroom"):
+    for name, command, _ in reference.commands():
         if not re.search(rf"`{name}[ `]", text):
             missing.append(name)
         options = [one.opts[0] for one in command.params if one.param_type_name == "option"]

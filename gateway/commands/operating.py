@@ -1,0 +1,46 @@
+"""What the operator's commands have in common: the database of DATABASE_URL, and coroutines run to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from gateway.errors import ConfigurationError
+
+T = TypeVar("T")
+AccountName = Annotated[str, typer.Option("--account", help="The account's name")]
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns."""
+    import asyncio  # noqa: PLC0415 - takes longer than most commands
+
+    return asyncio.run(work)
+
+
+def database_url() -> str:
+    """DATABASE_URL. ConfigurationError where it is not set."""
+    from gateway import settings  # noqa: PLC0415 - see gateway.commands
+
+    if not (url := settings.load().database_url):
+        raise ConfigurationError("DATABASE_URL must be set, such as postgresql://user:pass@host:5432/postroom")
+    return url
+
+
+def end(text: str) -> datetime:
+    """An RFC 3339 time, or so many minutes, hours or days from now."""
+    from gateway import models  # noqa: PLC0415 - see gateway.commands
+
+    unit = {"m": "minutes", "h": "hours", "d": "days"}.get(text[-1])
+    try:
+        return datetime.now(UTC) + timedelta(**{unit: int(text[:-1])}) if unit else models.time_of(text)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(f"--expires {text}: not an RFC 3339 time, nor one from now on such as 90d") from None
+
+
+def moment(at: datetime) -> str:
+    """A time as the API writes it."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
