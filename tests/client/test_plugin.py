@@ -18,6 +18,7 @@ from tests.processes import gone, until
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0  # seconds, on a busy machine
 OPTIONS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-q", "-W", "error")
 
 # Says that it is ready, as `postroom dev` does, and nothing more.
@@ -161,15 +162,15 @@ def test_hanging(number, postroom, request):
 """
     )
     run = subprocess.Popen([sys.executable, "-m", "pytest", *OPTIONS, "-n", workers], cwd=stand_in.path)
-    folder = Path(until(lambda: _read(stand_in.path / "folder-0")))
+    folder = Path(until(lambda: _read(stand_in.path / "folder-0"), PATIENCE))
     if workers == "2":
-        assert until(lambda: _read(stand_in.path / "folder-1")) == str(folder)
+        assert until(lambda: _read(stand_in.path / "folder-1"), PATIENCE) == str(folder)
     gateway = int((folder / "dev" / "pid").read_text())
     keeper = int((folder / "keeper").read_text())
     assert not gone(gateway)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    until(lambda: gone(gateway) and gone(keeper) and not folder.exists())
+    until(lambda: gone(gateway) and gone(keeper) and not folder.exists(), PATIENCE)
 
 
 def _read(path: Path) -> str:
