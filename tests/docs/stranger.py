@@ -10,6 +10,7 @@ import contextlib
 import fnmatch
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from tests.docs import pages
 
 PATIENCE: Final = 120.0  # seconds that a block may take on a busy machine
 CURL: Final = 'fail-with-body\nmax-time = 60\nwrite-out = "\\n"\n'  # of ~/.curlrc: 400 and more is exit code 22
+_TESTS: Final = re.compile(r"^(async )?def test_", re.MULTILINE)
 STATE: Final = ".exported"  # the shell's variables, from one block to the next
 
 
@@ -46,6 +48,8 @@ class Stranger:
 
     def type(self, block: pages.Block) -> Said:
         """Run a block of shell, Python or JavaScript."""
+        if block.language == "python" and _TESTS.search(block.text):
+            return self._test(block)
         return {"sh": self._shell, "python": self._interpret, "js": self._node}[block.language](block)
 
     def _shell(self, block: pages.Block) -> Said:
@@ -60,11 +64,18 @@ class Stranger:
             modules.symlink_to(suites.path(f"{suites.RESEND_NODE}/node_modules"))
         return self._run(block, [str(suites.node()), str(file)])
 
+    def _test(self, block: pages.Block) -> Said:
+        """By pytest, with our plugin, installed or not."""
+        file = self.folder / f"test_line_{block.line}.py"
+        file.write_text(block.text)
+        plugins = ["-p", "no:cacheprovider", "-p", "anyio.pytest_plugin", "-p", "gateway.client.pytest_plugin"]
+        return self._run(block, [sys.executable, "-m", "pytest", "-q", *plugins, str(file)])
+
     def _run(self, block: pages.Block, command: list[str]) -> Said:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=dict(self.environment),
+            env={**self.environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             capture_output=True,
             text=True,
             timeout=PATIENCE,

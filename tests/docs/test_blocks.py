@@ -3,18 +3,15 @@ the page shows, and configuration is read by what will read it.
 
 A block of `json` or `text` that follows another one without a word between is what that one prints: fields may be left
 out, and `…` stands for anything. Pages are read one by one, each by a stranger with an account and a folder of their
-own, who has what `postroom dev` gives: `.postroom/env`, and its variables. Pages of DEPLOYED are read by somebody who
-runs Postroom, and has its settings, too.
+own, who has what `postroom dev` gives: `.postroom/env`, and its variables; some by somebody who runs Postroom, and has
+its settings, too.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import shlex
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,22 +21,11 @@ import yaml
 
 from gateway import dev
 from gateway.outbound import rules
-from gateway.storage import accounts
-from tests import databases, house, nameserver
-from tests.docs import pages, stranger
+from tests.docs import conftest, pages, stranger
 
 pytestmark = pytest.mark.xdist_group("docs")  # one gateway for all pages
 
 RUN: Final = {"sh", "python", "js"}
-DEPLOYED: Final = {
-    "deployment.md",
-    "operations.md",
-    "monitoring.md",
-    "settings.md",
-    "security.md",
-    "api.md",
-    "events.md",
-}
 TIMED_OUT: Final = 28  # curl's exit code
 LEFT_OUT: Final[Mapping[str, str]] = {  # first line of a block that is not run: why
     "make dev": "starts what runs here already; tests/test_dev.py starts it",
@@ -48,60 +34,6 @@ LEFT_OUT: Final[Mapping[str, str]] = {  # first line of a block that is not run:
     "useradd --system --home-dir /nonexistent postroom": "changes the machine that it runs on",
     "docker compose up --detach": "needs a container engine",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gateway:
-    """What runs for all pages."""
-
-    home: house.House
-    runner: asyncio.Runner
-
-    def environment(self, page: Path, folder: Path) -> dict[str, str]:
-        """What a reader of this page has, beside an account of their own."""
-        tenant = self.runner.run(self.home.tenant())
-        described = {
-            "http_url": self.home.url,
-            "smtp_host": "127.0.0.1",
-            "smtp_port": self.home.smtp_port,
-            "submission_port": self.home.submission_port,
-            "api_key": tenant.key,
-            "database_url": self.home.dsn,
-            "redis_url": self.home.environment["REDIS_URL"],
-        }
-        (folder / ".postroom").mkdir(parents=True)
-        (folder / ".postroom" / "secret_key").write_text(house.SECRET_KEY)
-        dev.publish(folder / ".postroom", described)
-        settings = {name: value for name, value in self.home.environment.items() if name not in house.PASSED}
-        return {**dev.variables(described), **(settings if page.name in DEPLOYED else {})}
-
-
-@contextlib.asynccontextmanager
-async def _standing(dsn: str, redis_url: str) -> AsyncIterator[house.House]:
-    """As `postroom dev` has it, with a DNS in which nothing is."""
-    ports = {"PORT", "SMTP_PORT", "SUBMISSION_PORT", "HOST", "SMTP_HOST"}
-    defaults = {name: value for name, value in dev.DEFAULTS.items() if name not in ports}
-    async with nameserver.serving({}) as server, databases.fresh(dsn) as own:
-        settings = {**defaults, "POSTROOM_DEV": "1", "DNS_SERVERS": server.address}
-        async with house.standing(own, redis_url, settings=settings) as home:
-            yield home
-
-
-async def _account(home: house.House, name: str) -> None:
-    async with databases.opened(home.dsn) as database, database.transaction() as connection:
-        await accounts.create(connection, name)
-
-
-@pytest.fixture(scope="module")
-def gateway(postgres_dsn: str, redis_url: str) -> Iterator[Gateway]:
-    with asyncio.Runner() as runner:
-        standing = _standing(postgres_dsn, redis_url)
-        home = runner.run(standing.__aenter__())
-        try:
-            runner.run(_account(home, "main"))  # the first one, whose is what comes for nobody
-            yield Gateway(home=home, runner=runner)
-        finally:
-            runner.run(standing.__aexit__(None, None, None))
 
 
 def _ran(said: stranger.Said, shown: Any) -> None:
@@ -128,7 +60,7 @@ def _compare(shown: Any, said: stranger.Said) -> None:
 
 @pytest.mark.parametrize("page", pages.files(), ids=lambda page: page.name)
 def test_a_stranger_who_types_what_stands_on_the_page_sees_what_it_shows(
-    page: Path, gateway: Gateway, tmp_path: Path
+    page: Path, gateway: conftest.Gateway, tmp_path: Path
 ) -> None:
     """Seen to fail with a field misspelt in a request, a code changed in an output, and a name misspelt in Python."""
     todo = [block for block in pages.blocks(page) if block.text.partition("\n")[0] not in LEFT_OUT]

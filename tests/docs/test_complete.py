@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import httpx2
+import pytest
 import yaml
 
 from gateway import errors, settings
 from gateway.storage import events
-from tests import house
 from tests.commands import reference
-from tests.docs import pages
+from tests.docs import conftest, pages
 
 DOCS: Final = pages.ROOT / "docs"
 _TOKEN: Final = re.compile(r"`(\w+)\.(\w+(?:\|\w+)*)`")
@@ -116,8 +116,9 @@ def _operations(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"| `{method.upper()} {path}` | {_scopes(operation)} | {_cell(operation['summary'])} |"
 
 
-def test_every_operation_stands_on_its_page_with_who_may_call_it(shared_house: house.House) -> None:
-    document = httpx2.get(f"{shared_house.url}/openapi.json", timeout=60).json()
+@pytest.mark.xdist_group("docs")
+def test_every_operation_stands_on_its_page_with_who_may_call_it(gateway: conftest.Gateway) -> None:
+    document = httpx2.get(f"{gateway.home.url}/openapi.json", timeout=60).json()
     _made("api.md", "operations", list(_operations(document)))
 
 
