@@ -24,7 +24,7 @@ from tests.docs import pages
 
 PATIENCE: Final = 120.0  # seconds that a block may take on a busy machine
 CURL: Final = 'fail-with-body\nmax-time = 60\nwrite-out = "\\n"\n'  # of ~/.curlrc: 400 and more is exit code 22
-_TESTS: Final = re.compile(r"^(async )?def test_", re.MULTILINE)
+_TESTS: Final = re.compile(r"^(async )?def (test_\w+)", re.MULTILINE)
 STATE: Final = ".exported"  # the shell's variables, from one block to the next
 
 
@@ -45,6 +45,7 @@ class Stranger:
     folder: Path  # empty but for what the runner put there
     environment: Mapping[str, str]
     _python: list[subprocess.Popen[str]] = field(default_factory=list)  # none or one
+    _tests: list[str] = field(default_factory=list)  # blocks with tests in them
 
     def type(self, block: pages.Block) -> Said:
         """Run a block of shell, Python or JavaScript."""
@@ -65,11 +66,13 @@ class Stranger:
         return self._run(block, [str(suites.node()), str(file)])
 
     def _test(self, block: pages.Block) -> Said:
-        """By pytest, with our plugin, installed or not."""
-        file = self.folder / f"test_line_{block.line}.py"
-        file.write_text(block.text)
+        """By pytest, with our plugin, installed or not; what such blocks before it define is there."""
+        self._tests.append(block.text)
+        file = self.folder / "test_page.py"
+        file.write_text("\n\n".join(self._tests))
+        chosen = [f"{file}::{name}" for _, name in _TESTS.findall(block.text)]
         plugins = ["-p", "no:cacheprovider", "-p", "anyio.pytest_plugin", "-p", "gateway.client.pytest_plugin"]
-        return self._run(block, [sys.executable, "-m", "pytest", "-q", *plugins, str(file)])
+        return self._run(block, [sys.executable, "-m", "pytest", "-q", *plugins, *chosen])
 
     def _run(self, block: pages.Block, command: list[str]) -> Said:
         done = subprocess.run(
