@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from gateway import embedded
 from tests import suites
 from tests.docs import pages
 
-PATIENCE: Final = 120.0  # seconds that a block may take on a busy machine
+PATIENCE: Final = 300.0  # seconds that a block may take on a busy machine
 CURL: Final = 'fail-with-body\nmax-time = 60\nwrite-out = "\\n"\n'  # of ~/.curlrc: 400 and more is exit code 22
 _TESTS: Final = re.compile(r"^(async )?def (test_\w+)", re.MULTILINE)
 STATE: Final = ".exported"  # the shell's variables, from one block to the next
@@ -95,7 +96,12 @@ class Stranger:
         assert process.stdout is not None
         process.stdin.write(json.dumps({"name": str(block), "text": block.text}) + "\n")
         process.stdin.flush()
-        answer = json.loads(process.stdout.readline())
+        watchdog = threading.Timer(PATIENCE, process.kill)
+        watchdog.start()
+        line = process.stdout.readline()
+        watchdog.cancel()
+        assert line, f"{block}: no end within {PATIENCE:.0f} s"
+        answer = json.loads(line)
         return Said(block=block, out=answer["out"], code=1 if answer["error"] else 0, errors=answer["error"])
 
     def _interpreter(self) -> subprocess.Popen[str]:
