@@ -19,6 +19,7 @@ ORDER = (
     "load",
     "everything",
     "arrival",
+    "dashboard",
     "sends",
     "delivered",
     "destinations",

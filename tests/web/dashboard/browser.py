@@ -19,10 +19,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, ViewportSize, async_playwright, expect
 
 from gateway import tokens
 from gateway.web.dashboard import seals
@@ -36,9 +36,9 @@ OPTIONS = (
     *("--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-port=0"),
 )
 START_SECONDS = 60.0
-PATIENCE_MS = 30_000  # of everything that is waited for: other tests want the processors, too
-SIZE = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
+PATIENCE_MS = 60_000  # of everything that is waited for: other tests want the processors, too
+SIZE: Final[ViewportSize] = {"width": 1280, "height": 800}
+PHONE: Final[ViewportSize] = {"width": 390, "height": 844}
 
 Visitor = Callable[..., Awaitable[Page]]
 

@@ -262,17 +262,15 @@ async def test_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(
         *(f"/mail/{mail['id']}/reply", f"/mail/{mail['id']}/forward"),
     ]
     found = {}
-    for options in ({"color_scheme": "light"}, {"color_scheme": "dark", "viewport": browser.PHONE}):
-        page = await visitor(**options)
-        for path in paths:
-            await page.goto(path)
-            if problems := await axe.problems(page):
-                found[path, options["color_scheme"]] = problems
-            if options["color_scheme"] == "dark":
-                wide = await page.evaluate("document.documentElement.scrollWidth")
-                assert wide <= browser.PHONE["width"], path
-        guest = await visitor(None, **options)
-        await guest.goto("/sign-in")
-        if problems := await axe.problems(guest):
-            found["/sign-in", options["color_scheme"]] = problems
-    assert found == {}
+    page, guest = await visitor(color_scheme="light"), await visitor(None, color_scheme="light")
+    for path in [*paths, "/sign-in"]:
+        tab = guest if path == "/sign-in" else page
+        await tab.emulate_media(color_scheme="light")
+        await tab.set_viewport_size(browser.SIZE)
+        await tab.goto(path)
+        found[path, "light"] = await axe.problems(tab)
+        await tab.emulate_media(color_scheme="dark")
+        await tab.set_viewport_size(browser.PHONE)
+        found[path, "dark, on a phone"] = await axe.problems(tab)
+        assert await tab.evaluate("document.documentElement.scrollWidth") <= browser.PHONE["width"], path
+    assert {where: problems for where, problems in found.items() if problems} == {}
