@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+import typer.completion
 
 import gateway
-from gateway.commands import lazily, operating, options, output
+from gateway.commands import lazily, operating, options, output, surroundings
 from gateway.commands.operating import AccountName
 from gateway.errors import ConfigurationError, PostroomError
 
@@ -29,20 +30,24 @@ ELSEWHERE: Final = {
     "send": ("gateway.commands.send", "Send an e-mail"),
     "emails": ("gateway.commands.emails", "What was sent, and what became of it"),
     "events": ("gateway.commands.events", "What happens, as it happens"),
+    "import": ("gateway.commands.importing", "Bring mail in from mbox, maildir or .eml files"),
+    "export": ("gateway.commands.exporting", "Take mail out as mbox, maildir, .eml files or JSON"),
+    "demo": ("gateway.commands.demo", "See it work: a sign-up, a code, a reply, a webhook"),
     "keys": ("gateway.commands.keys", "API keys of an account"),
     "domains": ("gateway.commands.domains", "Own domains and their DNS"),
     "webhooks": ("gateway.commands.webhooks", "Who is told of events by HTTP, and how that went"),
     "suppressions": ("gateway.commands.suppressions", "Addresses that are not written to"),
     "templates": ("gateway.commands.templates", "Mail that is written once"),
     "accounts": ("gateway.commands.accounts", "Accounts (tenants)"),
+    "reclaim": ("gateway.commands.reclaim", "Remove what deleted and expired mailboxes leave behind, now"),
     "completion": ("gateway.commands.completion", "Print what makes a shell complete these commands"),
 }
 CHAPTERS: Final = {
-    "Mail": ("inbox", "send", "emails", "events"),
+    "Mail": ("inbox", "send", "emails", "events", "import", "export", "demo"),
     "An account": ("keys", "domains", "webhooks", "suppressions", "templates"),
     "A gateway": (
         *("dev", "serve", "worker", "migrate", "settings", "doctor", "accounts", "audit"),
-        *("restored", "alerts", "completion", "version"),
+        *("reclaim", "restored", "alerts", "completion", "version"),
     ),
 }
 
@@ -281,6 +286,9 @@ def alerts() -> None:
 
 def main() -> None:
     """The entry point."""
+    if surroundings.variable("_POSTROOM_COMPLETE"):
+        # typer does this by itself only where it installs scripts of its own, and has no public name for it
+        typer.completion.completion_init()  # type: ignore[attr-defined]
     try:
         app(prog_name="postroom")
     except ConfigurationError as error:

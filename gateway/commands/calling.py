@@ -120,12 +120,13 @@ def path(*segments: str) -> str:
 
 
 @contextlib.contextmanager
-def gateway(attempts: int = 3) -> Iterator[Api]:
-    """The gateway that is meant; what it refuses ends the command, with a line or two on standard error."""
+def gateway(attempts: int = 3, at: Target | None = None) -> Iterator[Api]:
+    """The gateway that is meant, or the one there; what it refuses ends the command, with a line or two on standard
+    error."""
     from gateway.client import transport  # noqa: PLC0415 - see gateway.commands
 
     with heard():
-        to_call = target()
+        to_call = at or target()
         place = transport.Place.find(to_call.url or None, to_call.api_key or None)
         line = transport.BlockingLine(place, transport.Timing(), None)
         try:

@@ -7,6 +7,7 @@ DKIM signature is left out then, since what it was made for is gone.)
 Each mail's receipt id is derived from what the provider does not change when it posts again, so that a repeated post
 finds its content stored and changes nothing:
 
+    a caller    the account, a word of its own, SHA-256 of the mail and its envelope; without a word each post is a mail
     Mailgun     SHA-256 of the mail as posted: nowhere it says whether a repeated post has the same token
     Postmark    its MessageID and the recipients
     SES         its messageId and the recipients; an SNS MessageId would differ where two topics carry the same mail
@@ -23,7 +24,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -65,6 +66,11 @@ def from_caller(raw: bytes, mail_from: str, rcpt_to: Sequence[str]) -> Handed:
         raw=raw,
         fingerprint=hashlib.sha256(hashlib.sha256(raw).digest() + envelope).digest(),
     )
+
+
+def once(mail: Handed, account_id: UUID, word: str) -> Handed:
+    """The same under a receipt id that it has whenever the account hands it in under this word."""
+    return replace(mail, receipt_id=_receipt("raw", str(account_id), word, mail.fingerprint.hex()))
 
 
 # Mailgun: https://documentation.mailgun.com/docs/mailgun/user-manual/receive-forward-store/receive-http

@@ -181,10 +181,12 @@ class Reception:
     async def _commit(self, batch: Sequence[Arrival]) -> list[str]:
         BATCH.observe(len(batch))
         began = time.monotonic()
+        distinct: dict[UUID, Arrival] = {}  # what is handed in again may meet itself here
         for arrival in batch:
             arrival.accounts = []
+            arrival.accounts = distinct.setdefault(arrival.incoming.receipt_id, arrival).accounts
         async with self._database.connection():  # the same one for every step
-            plan = await self._placer.plan(batch)
+            plan = await self._placer.plan(list(distinct.values()))
             stored = (len(plan) == 1 and await self._store_at_once(plan)) or await self._store_together(plan)
         COMMIT.observe(time.monotonic() - began)
         self._after(stored)

@@ -105,29 +105,35 @@ async def tell_late(database: db.Database, seconds: float) -> AsyncIterator[UUID
             return
 
 
-async def reclaim(database: db.Database, retention: float) -> int:
-    """Remove what deleted and long expired mailboxes leave behind; how many mailboxes."""
+async def reclaim(
+    database: db.Database, retention: float, *, told: Callable[[int, int], None] = lambda mailboxes, messages: None
+) -> int:
+    """Remove what deleted and long expired mailboxes leave behind; how many mailboxes. `told` hears of each slice: so
+    many mailboxes and messages went."""
     removed = 0
     while True:
         async with database.connection() as connection:
             gone = await mailboxes.gone(connection, retention, ACCOUNTS)
         for mailbox in gone:
-            await _empty(database, mailbox.account_id, mailbox.id)
+            async for count in _empty(database, mailbox.account_id, mailbox.id):
+                told(0, count)
             async with database.transaction() as connection:
                 await judgements.forget_mailbox(connection, mailbox.account_id, mailbox.id)
                 await mailboxes.remove(connection, mailbox)
+            told(1, 0)
         removed += len(gone)
         SWEPT.labels("reclaimed").inc(len(gone))
         if len(gone) < ACCOUNTS:
             return removed
 
 
-async def _empty(database: db.Database, account_id: UUID, mailbox_id: UUID) -> None:
+async def _empty(database: db.Database, account_id: UUID, mailbox_id: UUID) -> AsyncIterator[int]:
     while True:
         async with database.transaction() as connection:
             ids, is_last = await messages.slice_of(connection, account_id, mailbox_id, RECLAIM_SLICE)
             await messages.reclaim(connection, account_id, ids)
         SWEPT.labels("message").inc(len(ids))
+        yield len(ids)
         if is_last:
             return
 

@@ -228,6 +228,20 @@ async def gone(connection: db.Connection, retention: float, limit: int) -> list[
     return [Gone(**dict(row)) for row in rows]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leavings:
+    """What `gone` mailboxes leave behind."""
+
+    mailboxes: int
+    messages: int
+
+
+async def count_gone(connection: db.Connection, retention: float) -> Leavings:
+    """How much there is to remove; takes as long as it is much."""
+    [row] = await sql.count_gone.fetch(connection, retention=retention)
+    return Leavings(**dict(row))
+
+
 async def remove(connection: db.Connection, mailbox: Gone) -> None:
     """The mailbox's own rows, in a transaction; from here on its address is free for anybody."""
     values = {"account_id": mailbox.account_id, "address": mailbox.address, "mailbox_id": mailbox.id}

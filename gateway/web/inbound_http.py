@@ -69,6 +69,12 @@ class RawQuery(Input):
     rcpt_to: models.Words = Field(
         min_length=1, max_length=handed.MAX_RECIPIENTS, description="Recipients: repeated, or separated by commas"
     )
+    once: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="A word of yours: the same mail under the same word is stored once, as long as it is kept",
+    )
 
 
 class Received(Output):
@@ -158,6 +164,8 @@ class InboundHttp:
                 raise errors.invalid("body", "empty")
             await self._check_recipients(caller, query.rcpt_to, mail_from)
             mail = handed.from_caller(raw, mail_from, query.rcpt_to)
+            if query.once is not None:
+                mail = handed.once(mail, caller.account_id, query.once)
             wish = once.wish(RAW, idempotency_key, mail.fingerprint)
             async with self._turns.turn(caller.account_id, wish):
                 return await self._raw_once(caller.account_id, wish, mail, hold)

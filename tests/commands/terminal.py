@@ -9,7 +9,7 @@ from typing import Any
 
 from typer import testing
 
-from gateway import cli
+from gateway import cli, errors
 from tests import house
 
 
@@ -50,9 +50,12 @@ class Typist:
 
     def _invoke(self, words: tuple[str, ...], given: bytes) -> Said:
         result = testing.CliRunner().invoke(cli.app, words, input=given, env=self.environment, prog_name="postroom")
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
+        code, err = result.exit_code, result.stderr
+        if isinstance(result.exception, errors.PostroomError):  # as `cli.main` has it
+            code, err = 2 if isinstance(result.exception, errors.ConfigurationError) else 1, f"{result.exception}\n"
+        elif result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Said(code=result.exit_code, out=result.stdout, err=result.stderr, content=result.stdout_bytes)
+        return Said(code=code, out=result.stdout, err=err, content=result.stdout_bytes)
 
 
 def environment(home: house.House, tenant: house.Tenant) -> dict[str, str]:

@@ -92,6 +92,7 @@ async def test_every_statement_that_changes_a_tenants_rows_names_the_account() -
     lookups = {
         *("accounts.create", "accounts.first", "accounts.by_name", "accounts.voids", "accounts.credential"),
         *("mailboxes.routes", "mailboxes.due_accounts", "mailboxes.gone", "emails.due_accounts", "emails.late"),
+        "mailboxes.count_gone",
         "emails.all_due_accounts",
         *("old_emails.accounts_with_emails", "old_emails.accounts_with_attempts"),
         *("domains.find", "domains.hold_owner", "domains.holder", "domains.take_turn"),

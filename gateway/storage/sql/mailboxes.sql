@@ -123,5 +123,13 @@ where not m.is_active and m.expires_at < statement_timestamp() - make_interval(s
     select 1 from held_messages h where h.account_id = m.account_id and h.mailbox_id = m.id))
 order by m.expires_at limit :limit
 
+-- count_gone: how many those are, and the messages in them; reads all of them, for an operator who waits for it
+select count(*) as mailboxes, coalesce(sum((
+  select count(*) from messages g where g.account_id = m.account_id and g.mailbox_id = m.id)), 0)::bigint as messages
+from mailboxes m
+where not m.is_active and m.expires_at < statement_timestamp() - make_interval(secs => :retention)
+  and (m.deleted_at is not null or not exists (
+    select 1 from held_messages h where h.account_id = m.account_id and h.mailbox_id = m.id))
+
 -- reclaim: the row of a mailbox that has no messages any more
 delete from mailboxes m where m.account_id = :account_id and m.id = :id and not m.is_active

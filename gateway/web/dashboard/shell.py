@@ -55,6 +55,7 @@ HEADERS: Final[Mapping[str, str]] = {
 }
 SAID: Final = "said"
 THEMES: Final = ("light", "dark")
+CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _TITLES: Final = {
     403: "Your key may not do this",
     404: "There is no such thing",
@@ -256,6 +257,7 @@ class Shell:
         return [
             Route("/static/{version}/{name:path}", self._file, methods=["GET"]),
             *(Route(path, _Entrance(self, path, paths[path])) for path in ordered),
+            Route(f"{self.operations.prefix}/{{path:path}}", self._nothing_there, methods=CHANGING),
             Route("/{path:path}", self._nothing_there, methods=["GET"]),
         ]
 
