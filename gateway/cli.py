@@ -259,6 +259,18 @@ def version(*, as_json: options.Json = False) -> None:
         typer.echo(f"postroom {gateway.__version__}")
 
 
+@app.command(
+    add_help_option=False,
+    epilog=options.examples("postroom sendmail -t -i < mail.eml"),
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def sendmail() -> None:
+    """Hand in a mail from standard input, as sendmail(8) does: -t -i -f … (`sendmail --help`)."""
+    from gateway import entry  # noqa: PLC0415 - see the module's docstring
+
+    entry.sendmail(sys.argv[sys.argv.index("sendmail") + 1 :])
+
+
 @app.command(epilog=options.examples("postroom audit --account acme --limit 20", "postroom audit --json"))
 def audit(
     account: AccountName = "default",

@@ -71,7 +71,7 @@ def test_nothing_else_is_in_it_but_its_description_and_license(unpacked: Path) -
     assert {path.name.partition("-")[0] for path in unpacked.iterdir()} == {"gateway", "workers", "postroom"}
     [description] = unpacked.glob("postroom-*.dist-info")
     assert (description / "licenses/LICENSE").is_file()
-    assert "postroom = gateway.cli:main" in (description / "entry_points.txt").read_text()
+    assert "postroom = gateway.entry:main" in (description / "entry_points.txt").read_text()
 
 
 @pytest.fixture

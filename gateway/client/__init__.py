@@ -28,6 +28,7 @@ goes wrong is raised as one of `errors`' classes, with the request's id and neve
     blocking       Postroom: the same operations, run to their end
     streams        events by SSE, resumed
     signatures     verify_webhook
+    sendmail       sendmail(8), a program of its own; `postroom sendmail`
     pytest_plugin  fixtures; loaded by pytest itself
 
 Nothing of this is imported until it is used.
