@@ -132,7 +132,7 @@ async def test_the_exit_code_says_whether_it_may_go_well_later(shared_house: hou
     """And nobody gets a mail that its caller is told is not handed in."""
     async with sink.Sink() as relay:
         place, closed = f"127.0.0.1:{relay.port}", "127.0.0.1:1"
-        for stage, act, code in (
+        refusals: tuple[tuple[sink.Stage, sink.Act, int], ...] = (
             ("greeting", sink.reply("421 4.3.2 later"), sendmail.EX_TEMPFAIL),
             ("mail", sink.reply("452 4.3.1 no room"), sendmail.EX_TEMPFAIL),
             ("rcpt", sink.reply("451 4.3.0 later"), sendmail.EX_TEMPFAIL),
@@ -142,7 +142,8 @@ async def test_the_exit_code_says_whether_it_may_go_well_later(shared_house: hou
             ("data", sink.reply("451 4.3.0 later"), sendmail.EX_TEMPFAIL),
             ("dot", sink.reply("552 5.3.4 too big"), sendmail.EX_DATAERR),
             ("body", sink.cut(), sendmail.EX_TEMPFAIL),
-        ):
+        )
+        for stage, act, code in refusals:
             relay.next(stage, act)
             found, said = await called(MAIL % b"a@x.example", "-t", "b@x.example", POSTROOM_SMTP=place)
             assert found == code, (stage, said)

@@ -207,7 +207,8 @@ def read_mail(options: Options, raw: bytes) -> Mail:
 
 def _parted(raw: bytes) -> tuple[list[bytes], bytes]:
     """The header's fields, each with the lines that continue it, and the body. A mbox's From line is left out."""
-    lines, position = [], 0
+    lines: list[bytes] = []
+    position = 0
     if raw.startswith((b"From ", b">From ")):
         position = raw.find(b"\r\n") + 2
     while position < len(raw):
@@ -279,7 +280,7 @@ def _by_smtp(options: Options, mail: Mail) -> str:
     except smtplib.SMTPNotSupportedError as error:
         raise Failed(EX_UNAVAILABLE, str(error)) from None
     except (smtplib.SMTPException, OSError) as error:  # an OSError of TLS, too
-        raise Failed(EX_TEMPFAIL, f"{host}:{port}: {error or type(error).__name__}") from None
+        raise Failed(EX_TEMPFAIL, f"{host}:{port}: {_why(error)}") from None
 
 
 def _greet(session: Any, options: Options, host: str) -> None:
@@ -319,6 +320,10 @@ def _check(answer: tuple[int, Any], about: str) -> None:
         raise Failed(_code(code, said), f"{about}: {code} {said}")
 
 
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
 def _reply(text: Any) -> str:
     decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
     return " ".join(decoded.split())
@@ -352,7 +357,7 @@ def _speak(options: Options, source: BinaryIO) -> int:
                 sys.stdout.buffer.write(answer)
                 sys.stdout.buffer.flush()
     except OSError as error:
-        raise Failed(EX_TEMPFAIL, f"{host}:{port}: {error}") from None
+        raise Failed(EX_TEMPFAIL, f"{host}:{port}: {_why(error)}") from None
     return EX_OK
 
 
@@ -410,7 +415,7 @@ def _posted(url: str, content: bytes, headers: Mapping[str, str]) -> str:
         answer = connection.getresponse()
         status, text = answer.status, answer.read(1_048_576)
     except (OSError, http.client.HTTPException) as error:
-        raise Failed(EX_TEMPFAIL, f"{parts.hostname}: {error or type(error).__name__}") from None
+        raise Failed(EX_TEMPFAIL, f"{parts.hostname}: {_why(error)}") from None
     finally:
         connection.close()
     told: Any = {}
