@@ -122,11 +122,18 @@ class Desk:
         return answer.json
 
     async def ask(
-        self, method: str, path: str, *, query: Query | None = None, body: Any = None, once: str = ""
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Any = None,
+        raw: tuple[str, bytes] | None = None,
+        once: str = "",
     ) -> Answer:
-        """The whole answer, whatever it is."""
-        content = json.dumps(body).encode() if body is not None else b""
-        headers = [(b"content-type", b"application/json")] if content else []
+        """The whole answer, whatever it is. `raw`: a body that is not JSON, behind its media type."""
+        kind, content = raw or ("application/json", json.dumps(body).encode() if body is not None else b"")
+        headers = [(b"content-type", kind.encode())] if content else []
         headers += [(b"idempotency-key", once.encode("latin-1", "replace"))] if once else []
         scope = self.scope(method, path, query or {}, headers)
         collected = _Collected()

@@ -13,8 +13,10 @@ from gateway.web.dashboard import (
     backlog,
     bounces,
     desk,
+    domains,
     entrance,
     happened,
+    keys,
     live,
     mail,
     mailboxes,
@@ -23,6 +25,9 @@ from gateway.web.dashboard import (
     seals,
     shell,
     statistics,
+    suppressions,
+    templates,
+    webhooks,
 )
 
 
@@ -40,5 +45,10 @@ def routes(gateway: Gateway, described: api.Api, access: access.Access) -> Seque
         backlog.Queue(),
         bounces.Bounces(),
         statistics.Statistics(),
+        templates.Templates(),
+        suppressions.Suppressions(),
+        webhooks.Webhooks(),
+        domains.Domains(),
+        keys.Keys(),
     ]
     return around.routes([door for page in pages for door in page.routes()])
