@@ -19,7 +19,7 @@ PURPOSES: Final = {
     "mx": "Mail comes in here",
     "spf": "Mail may leave from here",
     "dkim": "Mail is signed",
-    "dmarc": "What others do with mail that is not",
+    "dmarc": "What others do with mail that is not signed",
     "return_path": "Bounces come back",
 }
 
