@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from gateway.web.dashboard import desk, shell
+from gateway.web.dashboard import desk, shell, statistics
 
 LATEST: Final = 8
 
@@ -32,6 +32,7 @@ class Overview:
             unseen=unseen,
             sent=sent,
             day=await self._day(visit) if sends else None,
+            sparks=await statistics.sparks(visit),
         )
 
     async def _day(self, visit: shell.Visit) -> dict[str, Any]:

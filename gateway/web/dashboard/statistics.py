@@ -82,19 +82,19 @@ def _chosen(visit: shell.Visit, name: str, choice: Mapping[str, Any], usual: str
     return asked if asked in choice else usual
 
 
-async def sparks(visit: shell.Visit) -> dict[str, Markup]:
-    """The last day in small, by what it shows: "received", "accepted"; what the key may not see is left out."""
+async def sparks(visit: shell.Visit) -> dict[str, tuple[int, Markup]]:
+    """The last day in small, in all and as a line, by what it shows: "received", "accepted"; without what the key may
+    not see."""
     instants = _instants(WINDOWS["day"], datetime.now(UTC))
     asked: dict[str, Any] = {"since": _text(instants[0]), "interval": "hour"}
-    come = await _asked(visit, "/statistics/inbound", ("mailboxes", "read"), **asked)
-    out = await _asked(visit, "/statistics", ("send", "read"), **asked)
     found = {}
-    if come is not None:
-        values = _values(_numbers(come), instants, "received")
-        found["received"] = charts.sparkline("Mail in, the last 24 hours", values, tone="received")
-    if out is not None:
-        values = _values(_numbers(out), instants, "accepted")
-        found["accepted"] = charts.sparkline("Mail out, the last 24 hours", values, tone="delivered")
+    for name, path, scope, title in (
+        ("received", "/statistics/inbound", "mailboxes", "Mail in, the last 24 hours"),
+        ("accepted", "/statistics", "send", "Mail out, the last 24 hours"),
+    ):
+        if (told := await _asked(visit, path, (scope, "read"), **asked)) is not None:
+            values = _values(_numbers(told), instants, name)
+            found[name] = (int(sum(value or 0 for value in values)), charts.sparkline(title, values, tone=name))
     return found
 
 

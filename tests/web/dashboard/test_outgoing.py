@@ -16,7 +16,7 @@ from tests import house, sending
 from tests.flows import letters
 from tests.flows.test_keys import made_key
 from tests.flows.test_statistics import counted
-from tests.web.dashboard import browser
+from tests.web.dashboard import axe, browser
 from tests.web.dashboard.test_shell import guest, token_in
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser")]
@@ -322,3 +322,23 @@ async def test_every_page_reads_without_scripts(visitor: browser.Visitor, nasty_
     await page.goto("/emails?to=nonsense")
     await expect(page.get_by_role("alert")).to_contain_text("not an e-mail address")
     await expect(page.get_by_role("textbox", name="To")).to_have_value("nonsense")
+
+
+async def test_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(
+    visitor: browser.Visitor, nasty_id: str, client: httpx2.AsyncClient
+) -> None:
+    """Seen to fail with the `role` and name of the tables of numbers taken away, and with a field without its label."""
+    await counted(client)
+    paths = ("/emails", f"/emails/{nasty_id}", f"/emails/{nasty_id}?show=headers", "/emails/new")
+    found = {}
+    for options in ({"color_scheme": "light"}, {"color_scheme": "dark", "viewport": browser.PHONE}):
+        page = await visitor(**options)
+        for path in (*paths, "/queue", "/statistics?over=month", "/bounces"):
+            await page.goto(path)
+            await page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
+            if problems := await axe.problems(page):
+                found[path, options["color_scheme"]] = problems
+            if options["color_scheme"] == "dark":
+                wide = await page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= browser.PHONE["width"], path
+    assert found == {}
