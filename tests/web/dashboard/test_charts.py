@@ -93,7 +93,7 @@ def drawn(draw: st.DrawFn) -> Markup:
 @settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(drawn())
 def test_no_coordinate_leaves_the_box_and_none_is_not_a_number(chart: Markup) -> None:
-    """With `_known` letting NaN, infinity and negative numbers through, this fails with `y=nan` and heights below 0."""
+    """Seen to fail with `_known` letting NaN, infinity and negative numbers through."""
     page = parsed(chart)
     assert outside(page) == []
     assert not any("style" in element.keys() for element in page.iter())  # noqa: SIM118 - an element's, not a mapping's
@@ -115,7 +115,8 @@ def _named(name: str, *values: float | None) -> charts.Series:
 
 
 def test_names_and_labels_are_text_wherever_they_stand() -> None:
-    """Domains, tags and providers are strangers' words. With `escape` left out of `_element` parsing alone fails."""
+    """Domains, tags and providers are strangers' words. Seen to fail with content put into `_element` as
+    markup: what comes of it cannot even be parsed."""
     for draw in DRAW:
         page = parsed(draw())
         assert page.findall(".//script") + page.findall(".//img") == []

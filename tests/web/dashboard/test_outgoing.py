@@ -73,7 +73,7 @@ async def test_an_e_mails_row_goes_from_queued_to_delivered_without_a_reload(
 
 
 async def test_send_pressed_twice_sends_one_e_mail(page: Page, client: httpx2.AsyncClient) -> None:
-    """Seen to fail with the form's key not given on as the Idempotency-Key: two e-mails."""
+    """The form's key is the Idempotency-Key of both requests."""
     await page.goto("/emails/new")
     await page.get_by_label("To", exact=True).fill('"Doe, Ann" <ann@postroom.test>; bob@postroom.test')
     await page.get_by_label("Subject").fill("Only once")
@@ -111,7 +111,6 @@ def test_addresses_are_told_apart_at_commas_outside_quotes() -> None:
 async def test_buttons_are_there_where_the_state_allows_them_and_do_it(
     page: Page, shared_house: house.House, tenant: house.Tenant, client: httpx2.AsyncClient
 ) -> None:
-    """Seen to fail with RETRYABLE and CANCELABLE exchanged in `_allowed`."""
     await page.add_init_script("window.confirm = () => true")
     email_id = await sending.send(client, to="user@postroom.test", scheduled_at=soon())
     offered = {
@@ -283,8 +282,7 @@ async def nasty_id(shared_house: house.House, tenant: house.Tenant, client: http
 
 
 async def test_strangers_words_run_nothing_and_load_nothing(page: Page, seen: browser.Seen, nasty_id: str) -> None:
-    """Dialogs, requests to other hosts and errors of the policy are looked for at the end of `page`, too. Seen to fail
-    with `|safe` behind the attempts' reply: the policy's report of an inline script that was not run."""
+    """Dialogs, requests to other hosts and errors of the policy are looked for at the end of `page`, too."""
     for path in ("/emails", f"/emails/{nasty_id}", f"/emails/{nasty_id}?show=text", f"/emails/{nasty_id}?show=headers"):
         await page.goto(path)
         assert await page.locator("main script, main img, main svg[onload]").count() == 0, path
@@ -327,7 +325,7 @@ async def test_every_page_reads_without_scripts(visitor: browser.Visitor, nasty_
 async def test_axe_finds_nothing_serious_in_light_dark_and_on_a_phone(
     visitor: browser.Visitor, nasty_id: str, client: httpx2.AsyncClient
 ) -> None:
-    """Seen to fail with the `role` and name of the tables of numbers taken away, and with a field without its label."""
+    """Seen to fail with the check box of the bounce rules at its usual size: a target of less than 24 pixels."""
     await counted(client)
     paths = ("/emails", f"/emails/{nasty_id}", f"/emails/{nasty_id}?show=headers", "/emails/new")
     found = {}
