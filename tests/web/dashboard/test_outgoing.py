@@ -111,6 +111,7 @@ def test_addresses_are_told_apart_at_commas_outside_quotes() -> None:
 async def test_buttons_are_there_where_the_state_allows_them_and_do_it(
     page: Page, shared_house: house.House, tenant: house.Tenant, client: httpx2.AsyncClient
 ) -> None:
+    """Seen to fail with RETRYABLE and CANCELABLE exchanged in `_allowed`: a scheduled one was offered a retry."""
     await page.add_init_script("window.confirm = () => true")
     email_id = await sending.send(client, to="user@postroom.test", scheduled_at=soon())
     offered = {
@@ -282,7 +283,8 @@ async def nasty_id(shared_house: house.House, tenant: house.Tenant, client: http
 
 
 async def test_strangers_words_run_nothing_and_load_nothing(page: Page, seen: browser.Seen, nasty_id: str) -> None:
-    """Dialogs, requests to other hosts and errors of the policy are looked for at the end of `page`, too."""
+    """Dialogs, requests to other hosts and errors of the policy are looked for at the end of `page`, too. Seen to fail
+    with `|safe` behind the attempts' reply: three elements of the attacker's, and the policy's word about them."""
     for path in ("/emails", f"/emails/{nasty_id}", f"/emails/{nasty_id}?show=text", f"/emails/{nasty_id}?show=headers"):
         await page.goto(path)
         assert await page.locator("main script, main img, main svg[onload]").count() == 0, path
