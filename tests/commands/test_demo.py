@@ -77,10 +77,8 @@ def _script(typist: Typist) -> None:
     script = """
         set -eu
         BOX=$($P inbox new --ttl 10m)
-        for n in 2 3; do
-            echo "Your code is 48291$n" | $P send --from s@postroom.test --to "$BOX" -s "mail $n" -q >/dev/null
-        done
-        CODE=$($P inbox wait "$BOX" --subject "mail 3" --for code)
+        echo "Your code is 482913" | $P send --from s@postroom.test --to "$BOX" -s "mail" -q >/dev/null
+        CODE=$($P inbox wait "$BOX" --for code)
         echo "$CODE"
         $P events list --json | head -1 >/dev/null
     """
@@ -104,17 +102,19 @@ def _script(typist: Typist) -> None:
 
 async def test_bash_completes_commands_options_and_addresses(typist: Typist, tmp_path: Path) -> None:
     """In bash itself, as it calls the function; where @ breaks words, only what stands behind it is put in."""
-    await asyncio.to_thread(_complete, typist, tmp_path)
+    run = typist.environment["POSTROOM_API_KEY"][-8:].lower()
+    await typist.say("inbox", "new", "--address", f"jo-{run}@postroom.test")
+    (tmp_path / "completion").write_text((await typist.say("completion", "bash")).out)
+    await asyncio.to_thread(_complete, typist, tmp_path, run)
 
 
-def _complete(typist: Typist, tmp_path: Path) -> None:
+def _complete(typist: Typist, tmp_path: Path, run: str) -> None:
     (tmp_path / "postroom").write_text(f'#!/bin/sh\nexec {sys.executable} -m gateway.cli "$@"\n')
     (tmp_path / "postroom").chmod(0o755)
     environment = {**os.environ, **typist.environment, "PYTHONPATH": str(PROJECT)}
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     script = """
-        postroom inbox new --address "jo-$RUN@postroom.test" >/dev/null
-        source <(postroom completion bash)
+        source ./completion
         ask() {
             COMP_LINE="$1" COMP_POINT=${#1} COMPREPLY=()
             _postroom_completion postroom
@@ -125,10 +125,9 @@ def _complete(typist: Typist, tmp_path: Path) -> None:
         ask "postroom inbox wait jo-$RUN"
         ask "postroom inbox wait jo-$RUN@post"
     """
-    run = tmp_path.name[-8:].replace("_", "-").strip("-")
     said = subprocess.run(
         ["bash", "-c", script],
-        cwd=PROJECT,
+        cwd=tmp_path,
         env={**environment, "RUN": run},
         capture_output=True,
         text=True,
