@@ -7,7 +7,7 @@ import { toast } from "./toast.js";
 
 // Live parts: [data-live="types"][data-fragment="name"]
 
-const GATHER_MS = 200; // between two looks at a part that changes all the time
+const GATHER_MS = 80; // between two looks at a part that changes all the time
 const parts = new Map();
 
 class Part {
