@@ -33,7 +33,7 @@ class Events:
         """The newest, or those before `before`; narrowed by `kind`, `type` and `mailbox`."""
         oldest, newest = await self._bounds(visit)
         before = visit.query("before") or ""
-        until = min(newest, int(before) - 1) if before.isdigit() and len(before) < 18 else newest
+        until = min(newest, int(before) - 1) if before.isascii() and before.isdigit() and len(before) < 18 else newest
         types = self._types(visit)
         found, reached = await self._before(visit, until, oldest, types)
         return visit.show(

@@ -35,7 +35,11 @@ HELP: Final = (
 )
 # Content-Security-Policy of a message's HTML: as the API has it, and framed by us alone.
 _FRAMED: Final = "; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-_REMOTE: Final = re.compile(rb"""<img\b[^>]{0,2000}?\bsrc\s{0,8}=\s{0,8}(?:\\?["'])?\s{0,8}https?:""", re.IGNORECASE)
+# Each is looked at once and back to its tag for so far only: a stranger writes what is searched.
+_REMOTE: Final = re.compile(rb"""\bsrc\s{0,8}=\s{0,8}(?:\\?["'])?\s{0,8}https?:""", re.IGNORECASE)
+_PICTURE: Final = re.compile(rb"<img\b[^>]*+\Z", re.IGNORECASE)
+_BACK: Final = 2000  # octets
+_LOOKED_AT: Final = 1_000_000  # octets of HTML
 
 
 class _Whole(msgspec.Struct, frozen=True):
@@ -92,7 +96,7 @@ class Mail:
             view=view if view in VIEWS else "text",
             has_html=has_html,
             has_text=has_text,
-            has_remote=has_html and _REMOTE.search(bytes(bodies.html)) is not None,
+            has_remote=has_html and has_remote(bytes(bodies.html)),
             text=(message["text"] or "")[:MAX_TEXT],
             is_cut=len(message["text"] or "") > MAX_TEXT,
             neighbours=await self._neighbours(visit, message["seq"]),
@@ -225,6 +229,15 @@ class Mail:
             return await self._ask(visit, what, refused, given)
         where = f"/emails/{made['id']}" if visit.has_page("/emails") else f"/mail/{visit.word('id')}"
         return visit.go(where, said="Queued: it is on its way." if what == "reply" else "Queued: it goes on its way.")
+
+
+def has_remote(html: bytes) -> bool:
+    """Whether pictures lie elsewhere; `html` is a JSON string."""
+    for found in _REMOTE.finditer(html[:_LOOKED_AT]):
+        tag = html.rfind(b"<", max(0, found.start() - _BACK), found.start())
+        if tag >= 0 and _PICTURE.match(html, tag, found.start()):
+            return True
+    return False
 
 
 async def listed(visit: shell.Visit, path: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Mailboxes:
         elif form["address"]:
             body["local_part"] = form["address"]
         if form["ttl"]:
-            body["ttl_seconds"] = None if form["ttl"] == FOR_EVER[0] else int(form["ttl"])
+            body["ttl_seconds"] = _life(form["ttl"])
         try:
             if form["metadata"]:
                 body["metadata"] = json.loads(form["metadata"])
@@ -68,7 +68,7 @@ class Mailboxes:
             given = {name: form[name] for name in ("address", "ttl", "metadata")}
             told = {"problem": shell.explained(refused), "given": given, "fields": refused.fields}
             return await self._listed(visit, status=refused.status, **told)
-        except ValueError:
+        except (ValueError, RecursionError):
             given = {name: form[name] for name in ("address", "ttl", "metadata")}
             return await self._listed(visit, status=422, problem="metadata: that is no JSON", given=given)
         return await self._listed(visit, made=made)
@@ -88,10 +88,9 @@ class Mailboxes:
         return [*fitting, FOR_EVER] if visit.settings.allow_permanent_mailboxes else fitting
 
     async def extend(self, visit: shell.Visit) -> Response:
-        here, ttl = f"/mailboxes/{visit.word('mailbox')}", visit.form["ttl"]
-        life = None if ttl == FOR_EVER[0] else int(ttl) if ttl.isdigit() and len(ttl) < 12 else 0
+        here = f"/mailboxes/{visit.word('mailbox')}"
         try:
-            await visit.desk.patch(here, {"ttl_seconds": life})
+            await visit.desk.patch(here, {"ttl_seconds": _life(visit.form["ttl"])})
         except desk.Refused as refused:
             return visit.go(here, refused=refused)
         return visit.go(here, said="Its time counts anew from now.")
@@ -110,3 +109,10 @@ class Mailboxes:
         except desk.Refused as refused:
             return visit.go("/mailboxes", refused=refused)
         return visit.go("/mailboxes", said="The mailbox is deleted, with all its mail.")
+
+
+def _life(text: str) -> int | None:
+    """Seconds; None = for ever; what is no number is 0, which the API refuses."""
+    if text == FOR_EVER[0]:
+        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0

@@ -15,7 +15,10 @@ from gateway.web.dashboard import desk, layout, shell
 FILTERS: Final = ("status", "to", "from", "subject", "tag", "since", "until")
 EVENTS: Final = 200  # of one e-mail's that are shown
 _LOCAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?")  # as a browser's field for a time has it
-_LISTED: Final = re.compile(r'(?:[^,;\n"]|"(?:\\.|[^"\\])*"|")+')  # names in quotes may hold commas
+# Names in quotes may hold commas. A quote that is never closed takes all the rest, in one look.
+_PIECE: Final = re.compile(r'"(?:\\.|[^"\\])*+\\?(?:"|(?P<open>\Z))|(?P<end>[,;\n])|[^,;\n"]+', re.DOTALL)
+_END: Final = re.compile(r"[,;\n]")
+_MAX_LISTED: Final = 100_000  # characters; the API takes no list of that length
 _FIELDS: Final = ("from", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "tags", "scheduled_at", "template")
 _HEADERS: Final = {"referrer-policy": "no-referrer", "cross-origin-resource-policy": "same-origin"}
 HAPPENS: Final = " ".join(sorted(one for one in events.TYPES if one.startswith("email.")))
@@ -157,7 +160,16 @@ class Emails:
 
 def listed(text: str) -> list[str]:
     """Addresses that are separated by commas, semicolons or line ends."""
-    return [one.strip() for one in _LISTED.findall(text) if one.strip()]
+    pieces = [""]
+    for found in _PIECE.finditer(text[:_MAX_LISTED]):
+        if found["end"]:
+            pieces.append("")
+        elif found["open"] is None:
+            pieces[-1] += found[0]
+        else:
+            first, *others = _END.split(found[0])
+            pieces[-1:] = [pieces[-1] + first, *others]
+    return [one.strip() for one in pieces if one.strip()]
 
 
 def _time(text: str | None) -> str | None:
@@ -191,7 +203,7 @@ def _variables(text: str) -> Any:
     """A JSON object; what is none is left to the API to refuse by its field."""
     try:
         return json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -53,9 +53,8 @@ _TAG = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 _CID = re.compile(r"\bcid:([^\"'\s)>]{1,900})", re.IGNORECASE)
 # What a stranger wrote, and the pictures that came along with it.
 _PAGE: Final = parts.NO_LOADING.replace("img-src data:", "img-src 'self' data:")
-_RUNS: Final = frozenset(
-    ("text/html", "text/xml", "text/xsl", "application/xhtml+xml", "application/xml", "image/svg+xml")
-)
+# What browsers run, itself or as a script of a page of this origin: the dashboard's policy believes those.
+_RUNS: Final = re.compile(r".*(?:html|xml|xsl|script|multipart/).*")
 _ANY_HOST: Final = re.compile(r"[^.]+|.+\.(?:localhost|internal|local|test)")
 
 _Handler = Callable[["Asker"], Awaitable[Response]]
@@ -237,6 +236,8 @@ class Desk:
     async def _caller(self, request: Request) -> Caller:
         token = _token(request)
         if token:
+            if _is_basic(request) and not _is_own(request):
+                raise errors.RestrictedApiKey("Another site's page may not use the password that a browser remembers.")
             caller = await self._access.admitted(token, request)
         else:
             caller = await self._nobody(request)
@@ -358,7 +359,7 @@ class Desk:
         if cut is None:
             raise errors.Unavailable("The attachment cannot be cut out now; /raw has all of it.", retry_after=2)
         found, content = cut
-        if found.content_type in _RUNS or not found.content_type.isascii():
+        if _RUNS.fullmatch(found.content_type.lower()) or not found.content_type.isascii():
             return parts.download(content, parts.OPAQUE, found.filename or f"part-{number}")
         response = parts.download(content, found.content_type, found.filename or f"part-{number}")
         response.headers["content-disposition"] = response.headers["content-disposition"].replace(
@@ -577,6 +578,15 @@ def _asks_here(request: Request, public_url: str) -> bool:
     host = _hostname(f"//{request.headers.get('host', '')}")
     if not (_is_address(host) or _ANY_HOST.fullmatch(host) or host == _hostname(public_url)):
         return False
+    return _is_own(request)
+
+
+def _is_basic(request: Request) -> bool:
+    return request.headers.get("authorization", "").lower().startswith("basic ")
+
+
+def _is_own(request: Request) -> bool:
+    """Whether nothing is to be changed, or no other site's page asks for it."""
     if request.method in {"GET", "HEAD"}:
         return True
     origin = request.headers.get("origin")
