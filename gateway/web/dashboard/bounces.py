@@ -42,7 +42,7 @@ class Bounces:
         body: dict[str, Any] = {name: text for name, text in given.items() if text}
         body["suppresses"] = "suppresses" in visit.form
         if priority := visit.form["priority"]:
-            body["priority"] = int(priority) if priority.isdecimal() else priority
+            body["priority"] = int(priority) if priority.isdecimal() and len(priority) < 12 else priority
         try:
             await visit.desk.post("/bounces/rules", body, once=visit.form["once"])
         except desk.Refused as refused:

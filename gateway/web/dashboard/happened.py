@@ -11,7 +11,13 @@ from gateway.storage import events
 from gateway.web.dashboard import desk, shell
 
 PAGE: Final = 100  # events at the most
-WINDOWS: Final = (200, 5_000, 200_000)  # numbers looked through for a filter that little fits, one after the other
+WINDOWS: Final = (
+    200,
+    2_000,
+    20_000,
+    200_000,
+)  # numbers looked through for a filter that little fits, further and further back
+NARROW: Final = 2_000  # numbers that ten answers hold, whatever the filter
 _BEHIND_ALL: Final = "999999999999999999"  # a cursor that no log has reached: the answer says how far it is
 
 # What the filter offers, and the types that it means.
@@ -63,22 +69,30 @@ class Events:
     ) -> tuple[list[dict[str, Any]], int]:
         """The last events up to number `until`, newest first, and the number that was looked back to."""
         found: list[dict[str, Any]] = []
-        start = until
+        start = until + 1
         for window in WINDOWS if types or visit.query("mailbox") else (PAGE,):
-            start = max(oldest, until - window + 1)
-            found = await self._between(visit, start, until, types)
-            if len(found) >= PAGE or start == oldest:
+            end, start = start - 1, max(oldest, start - window)
+            more = await self._between(visit, start, end, types)
+            if more is None:
+                start = max(oldest, end - NARROW + 1)
+                more = await self._between(visit, start, end, types) or []
+            found = [*more, *found]
+            if len(found) >= PAGE or start <= oldest:
                 break
         if len(found) > PAGE:
             found = found[-PAGE:]
             start = int(found[0]["seq"])
         return found[::-1], start
 
-    async def _between(self, visit: shell.Visit, start: int, until: int, types: str | None) -> list[dict[str, Any]]:
-        """Those with numbers from `start` to `until`, oldest first; of more than a few thousand the last."""
+    async def _between(
+        self, visit: shell.Visit, start: int, until: int, types: str | None
+    ) -> list[dict[str, Any]] | None:
+        """The last of those with numbers from `start` to `until`, oldest first; None = they are too many to be read."""
         found: list[dict[str, Any]] = []
         after, pages = start - 1, 0
-        while after < until and pages < 10:
+        while after < until:
+            if pages == 10:
+                return None
             page = await visit.desk.get(
                 "/events", after=str(after), types=types, mailbox=visit.query("mailbox"), limit=200
             )

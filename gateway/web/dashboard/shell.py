@@ -220,7 +220,7 @@ class Visit:
             return Response(json.dumps(told), code, dict(HEADERS), "application/json")
         response = RedirectResponse(path, 303, headers=dict(HEADERS))
         if text:
-            sealed = self.shell.seals.said(seals.Said(text=text[:1000], kind=kind))
+            sealed = self.shell.seals.said(seals.Said(text=fitting(text), kind=kind))
             self.shell.set_cookie(self.request, response, SAID, sealed, seals.SAID_SECONDS)
         return response
 
@@ -440,6 +440,11 @@ class _Entrance:
             said = seals.Said(text=signed_out.why, kind="bad")
             self._shell.set_cookie(request, response, SAID, self._shell.seals.said(said), seals.SAID_SECONDS)
         return response
+
+
+def fitting(text: str) -> str:
+    """As much as a cookie holds once it is sealed (RFC 6265 6.1), in whatever letters."""
+    return text.encode("utf-8", "replace")[:1500].decode(errors="ignore")
 
 
 def _as_refused(error: errors.ApiError, scope: Scope) -> desks.Refused:

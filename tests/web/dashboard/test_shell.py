@@ -235,8 +235,9 @@ async def test_a_key_is_shown_what_it_may_see_and_its_limits_count(
 
 
 async def test_signing_in_works_in_a_browser_which_then_is_live_until_the_key_ends(
-    visitor: browser.Visitor, seen: browser.Seen, client: httpx2.AsyncClient
+    visitor: browser.Visitor, seen: browser.Seen, client: httpx2.AsyncClient, tenant: house.Tenant
 ) -> None:
+    """While the first tab held its lock after the key's end, the third one never became live."""
     made = await made_key(client, scopes=["read"])
     page = await visitor(key=None)
     await page.goto("/")
@@ -251,6 +252,12 @@ async def test_signing_in_works_in_a_browser_which_then_is_live_until_the_key_en
     assert (await client.delete(f"/api-keys/{made['id']}")).status_code == 204
     for tab in (page, second):
         await expect(tab.locator("#pulse")).to_have_text("Signed out")
+    cookie = browser.session_cookie(tenant.key)
+    await page.context.add_cookies([{"name": cookie["name"], "value": cookie["value"], "url": seen.origin}])
+    third = await page.context.new_page()  # in which somebody has signed in anew
+    seen.watch(third)
+    await third.goto("/")
+    await expect(third.locator("#pulse")).to_have_text("Live")
     seen.check()
 
 

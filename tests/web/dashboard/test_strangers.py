@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx2
 import pytest
 
-from gateway.web.dashboard import mail, outgoing
-from tests import house
+from gateway.storage import events
+from gateway.web.dashboard import mail, outgoing, seals, shell
+from tests import databases, house
 from tests.web.dashboard.test_shell import guest, token_in
+
+SEALS = seals.Seals(house.KEYRING)
 
 pytestmark = pytest.mark.anyio
 
@@ -70,3 +75,33 @@ async def test_mailpits_part_gives_no_file_as_a_script_and_another_site_cannot_u
         parts = [await basic.get(f"{where}/message/{made.json()['ID']}/part/{n}") for n in (1, 2, 3, 4)]
     told = [answer.headers["content-type"].partition(";")[0] for answer in parts]
     assert told == ["application/octet-stream"] * 3 + ["text/plain"]
+
+
+async def test_the_log_shows_the_newest_of_a_type_however_many_lie_behind_what_else_happened(
+    shared_house: house.House, tenant: house.Tenant
+) -> None:
+    """With windows of 200, then 5,000 numbers, of which ten pages were read from the front, 2,500 events were cut off
+    behind the 2,000th: the list began with that one."""
+    async with databases.opened(shared_house.dsn) as database, database.transaction() as connection:
+        busy = [events.NewEvent(type="message.received") for _ in range(2_500)]
+        newest = await events.append(connection, tenant.account_id, busy) + len(busy) - 1
+        await events.append(
+            connection, tenant.account_id, [events.NewEvent(type="mailbox.updated") for _ in range(300)]
+        )
+    async with guest(shared_house, tenant.key) as visitor:
+        shown: list[int] = []
+        for _ in range(3):
+            page = await visitor.get(
+                "/events", params={"type": "message.received", "before": shown[-1] if shown else ""}
+            )
+            shown += [int(seq) for seq in re.findall(r'id="e-(\d+)"', page.text)]
+    assert shown == list(range(newest, newest - 300, -1))
+
+
+async def test_what_the_next_page_says_fits_into_a_cookie_in_any_letters() -> None:
+    for text in ("x" * 5000, "\u5b57" * 5000, "\U0001f4e8" * 5000, "a\ud800b"):
+        sealed = SEALS.said(seals.Said(text=shell.fitting(text)))
+        found = SEALS.read_said(sealed)
+        assert found is not None
+        assert len(sealed) < 3000
+        assert len(found.text) > 2

@@ -13,6 +13,7 @@ let source = null;
 let cursor = "";
 let failures = 0;
 let state = "off";
+let leave = () => {}; // gives the lock to another tab
 
 /** Call `listener(event)` for each event of these types ("*": all), and `listener(null)` when some may be missed. */
 export function subscribe(types, listener) {
@@ -76,14 +77,21 @@ function receive(message) {
 async function retry() {
   const answer = await fetch("/live", { headers: { Accept: "text/event-stream", "X-Quiet": "1" } }).catch(() => null);
   answer?.body?.cancel();
-  if (answer?.status === 401) return pass({ kind: "state", next: "off", why: "Signed out" });
-  if (answer?.status === 403) return pass({ kind: "state", next: "off", why: "Not live: not for this key" });
+  if (answer?.status === 401) return end("Signed out");
+  if (answer?.status === 403) return end("Not live: not for this key");
   if (answer?.status === 410) cursor = "";
   if (failures > 0 || !answer?.ok) pass({ kind: "state", next: "waiting" });
   const pause = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
   failures += 1;
   if (failures > 2) cursor = ""; // it may lie outside the log by now; everything is looked at again instead
   setTimeout(open, pause);
+}
+
+/** Not live any more; another tab, in which somebody has signed in since, may try. */
+function end(why) {
+  source = null;
+  pass({ kind: "state", next: "off", why });
+  leave();
 }
 
 /** Begin; once a page. */
@@ -95,6 +103,6 @@ export function start() {
   channel.postMessage({ kind: "hello" });
   navigator.locks.request("postroom-live", () => {
     open();
-    return new Promise(() => {}); // for as long as this page is there
+    return new Promise((done) => (leave = done)); // for as long as this page is there, or is live
   });
 }
