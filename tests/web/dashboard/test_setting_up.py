@@ -14,7 +14,7 @@ from playwright.async_api import Page, expect
 
 from tests import house
 from tests.flows.test_keys import made_key
-from tests.web.dashboard import browser
+from tests.web.dashboard import axe, browser
 from tests.web.dashboard.test_shell import guest, token_in
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser")]
@@ -374,6 +374,24 @@ async def test_nothing_changes_without_a_form_of_ours_or_a_key_that_may(
             assert HOSTILE not in page.text
         assert "needs the scope" in (await onlooker.get("/keys")).text
     assert await state(client) == before
+
+
+async def test_the_pages_can_be_used_by_everybody(
+    visitor: browser.Visitor, seen: browser.Seen, client: httpx2.AsyncClient, tenant: house.Tenant
+) -> None:
+    """axe-core finds nothing serious, in the light, in the dark and on a phone; and hostile names run nothing."""
+    ids = await furnished(client, tenant)
+    more = ("/webhooks/new", "/webhooks/{webhook}/delete", "/keys", "/templates/new")
+    paths = [path.format(**ids) for path in (*PAGES, *more)]
+    for options in ({"color_scheme": "light"}, {"color_scheme": "dark", "viewport": browser.PHONE}):
+        page = await visitor(**options)
+        for path in paths:
+            await page.goto(path)
+            assert await axe.problems(page) == [], (path, options)
+            await unhurt(page, seen)
+            width = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert width <= 0, (path, options, "it must not be pushed sideways")
+    seen.check()
 
 
 async def test_they_work_without_scripts(
