@@ -159,6 +159,10 @@ async def test_the_exit_code_says_whether_it_may_go_well_later(shared_house: hou
         ({}, sendmail.EX_CONFIG),
         ({"POSTROOM_URL": shared_house.url}, sendmail.EX_NOPERM),
         ({"POSTROOM_URL": shared_house.url, "POSTROOM_API_KEY": "pr_key_wrong"}, sendmail.EX_NOPERM),
+        ({"POSTROOM_URL": f"{shared_house.url}/v1/", "POSTROOM_API_KEY": "pr_key_wrong"}, sendmail.EX_NOPERM),
+        ({"POSTROOM_URL": shared_house.url, "POSTROOM_API_KEY": "pr_key_wrong\n"}, sendmail.EX_NOPERM),
+        ({"POSTROOM_URL": shared_house.url, "POSTROOM_API_KEY": "pr_key_one\npr_key_two"}, sendmail.EX_NOPERM),
+        ({"POSTROOM_URL": "http://127.0.0.1:80a", "POSTROOM_API_KEY": "pr_key_wrong"}, sendmail.EX_CONFIG),
         ({"POSTROOM_URL": "http://127.0.0.1:1", "POSTROOM_API_KEY": "pr_key_x"}, sendmail.EX_TEMPFAIL),
     ):
         found, said = await called(MAIL % b"a@x.example", "-t", **environment)

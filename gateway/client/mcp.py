@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import sys
 import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, ParamSpec, TypeVar
@@ -529,7 +530,11 @@ def main() -> None:
     """Serve on standard input and output, to the gateway of POSTROOM_URL with the key of POSTROOM_API_KEY."""
     from importlib import metadata  # noqa: PLC0415 - slow, and wanted by this one alone
 
-    AsyncPostroom()  # says at once what is not set
+    try:
+        AsyncPostroom()  # says at once what is not set
+    except errors.ConfigurationError as error:
+        sys.stderr.write(f"postroom-mcp: {error}\n")  # an agent's log: a sentence, no traceback
+        raise SystemExit(2) from None
     found = next((name for name in ("postroom-client", "postroom") if _installed(metadata, name)), "")
     server(lambda _: AsyncPostroom(), metadata.version(found) if found else "").run("stdio")
 

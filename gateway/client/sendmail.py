@@ -145,7 +145,7 @@ def read_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Op
         verbose="-v" in named,
         smtp=named.get("--smtp") or environment.get("POSTROOM_SMTP", ""),
         url=named.get("--url") or environment.get("POSTROOM_URL", ""),
-        key=_read(key_file) if key_file else environment.get("POSTROOM_API_KEY", ""),
+        key=_read(key_file) if key_file else environment.get("POSTROOM_API_KEY", "").strip(),
         domain=named.get("--domain", ""),
     )
 
@@ -382,6 +382,8 @@ def _by_api(options: Options, mail: Mail) -> str:
         )
     if not options.key:
         raise Failed(EX_NOPERM, "POSTROOM_API_KEY is not set")
+    if not (options.key.isascii() and options.key.isprintable()):  # http.client would say so with the key in it
+        raise Failed(EX_NOPERM, "the key holds what no key has: line breaks, or other than ASCII")
     content = json.dumps(_as_email(mail)).encode()
     headers = {
         "Authorization": f"Bearer {options.key}",
@@ -390,7 +392,7 @@ def _by_api(options: Options, mail: Mail) -> str:
     }
     for left in reversed(range(TRIES)):
         try:
-            return _posted(f"{options.url.rstrip('/')}/v1/emails", content, headers)
+            return _posted(f"{options.url.rstrip('/').removesuffix('/v1')}/v1/emails", content, headers)
         except Failed as failed:
             if failed.code != EX_TEMPFAIL or not left:
                 raise
@@ -402,14 +404,16 @@ def _posted(url: str, content: bytes, headers: Mapping[str, str]) -> str:
     import json  # noqa: PLC0415 - likewise
     import urllib.parse  # noqa: PLC0415 - likewise
 
-    parts = urllib.parse.urlsplit(url)
+    parts, port = urllib.parse.urlsplit(url), None
+    with contextlib.suppress(ValueError):
+        port = parts.port or -1  # -1: the scheme's
     kinds: Mapping[str, Callable[..., http.client.HTTPConnection]] = {
         "http": http.client.HTTPConnection,
         "https": http.client.HTTPSConnection,
     }
-    if parts.scheme not in kinds or not parts.hostname:
+    if parts.scheme not in kinds or not parts.hostname or port is None:
         raise Failed(EX_CONFIG, "POSTROOM_URL is no http:// or https:// URL")
-    connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=TIMEOUT)
+    connection = kinds[parts.scheme](parts.hostname, None if port < 0 else port, timeout=TIMEOUT)
     try:
         connection.request("POST", parts.path, content, dict(headers))
         answer = connection.getresponse()

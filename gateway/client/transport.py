@@ -32,6 +32,8 @@ BUSY: Final = frozenset({429, 502, 503, 504})  # come back later; nothing was do
 HTTP_SECONDS: Final = 30.0  # an answer may take, beyond what it was asked to wait
 SILENCE_SECONDS: Final = 45.0  # on a stream, on which the gateway says something each 15 s
 DEV_FILE: Final = ".postroom/dev.json"
+BAD_KEY: Final = "invalid_idempotency_key"  # as the gateway says it, where HTTP lets such a key through
+BAD_KEY_SAYS: Final = "An idempotency key is of 1 to 255 printable ASCII characters"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +122,8 @@ class Place:
     @classmethod
     def find(cls, url: str | None, api_key: str | None) -> Place:
         """What is given, else what the environment says. Raises ConfigurationError."""
-        found = {"POSTROOM_URL": url or os.environ.get("POSTROOM_URL", "")}
-        found["POSTROOM_API_KEY"] = api_key or os.environ.get("POSTROOM_API_KEY", "")
+        found = {"POSTROOM_URL": (url or os.environ.get("POSTROOM_URL", "")).strip()}
+        found["POSTROOM_API_KEY"] = (api_key or os.environ.get("POSTROOM_API_KEY", "")).strip()  # a file's last line
         missing = [name for name, value in found.items() if not value]
         if missing:
             raise errors.ConfigurationError(
@@ -130,8 +132,12 @@ class Place:
                 f"gateway and prints both; {DEV_FILE} has them too."
             )
         plain = found["POSTROOM_URL"].rstrip("/").removesuffix("/v1")
-        if not plain.startswith(("http://", "https://")):
+        if not plain.startswith(("http://", "https://")) or not _is_url(plain):
             raise errors.ConfigurationError(f"{plain!r} is no URL of a gateway: http://… or https://… is wanted.")
+        if not is_header_value(found["POSTROOM_API_KEY"]):
+            raise errors.ConfigurationError(
+                "POSTROOM_API_KEY (or api_key=) holds what no key has: spaces, line breaks, or other than ASCII."
+            )
         return cls(url=plain, api_key=found["POSTROOM_API_KEY"])
 
     @property
@@ -143,6 +149,18 @@ class Place:
     def headers(self) -> dict[str, str]:
         agent = f"postroom-python (Python {platform.python_version()})"
         return {"authorization": f"Bearer {self.api_key}", "user-agent": agent, "accept": "application/json"}
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return bool(httpx2.URL(text).host)
+    except httpx2.InvalidURL:
+        return False
+
+
+def is_header_value(text: str) -> bool:
+    """Whether it can stand in a header as one word; httpx2's own refusals tell what they refuse, secrets too."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 # The two lines
@@ -279,9 +297,11 @@ class Link:
         return (await self.ask(Request(method="GET", path=path, query=query_of(query)))).content
 
     async def create(self, path: str, body: Any, *, key: str | None = None, **headers: str) -> Any:
-        """POST that creates something, once: under `key`, or an Idempotency-Key drawn for it."""
-        headers["idempotency-key"] = key or str(uuid.uuid4())
+        """POST that creates something, once: under `key`, or an Idempotency-Key drawn for it where that is None."""
+        headers["idempotency-key"] = str(uuid.uuid4()) if key is None else key
         request = Request(method="POST", path=path, body={} if body is None else body, headers=headers)
+        if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
+            raise errors.ApiError(status=400, name=BAD_KEY, message=BAD_KEY_SAYS, asked=str(request))
         return (await self.ask(request)).json()
 
     async def call(self, path: str, body: Any = None, **query: Any) -> Any:

@@ -276,3 +276,21 @@ def test_other_servers_answers_are_told_as_what_they_are(clock: Clock) -> None:
     client, _ = scripted(clock, httpx2.Response(404, content=json.dumps(["?"]).encode()))
     with pytest.raises(Exception, match=r'\["\?"\] \(404 not an answer of Postroom, to GET /v1/emails/1'):
         client.emails.get("1")
+
+
+def test_what_no_header_can_hold_is_refused_before_it_is_sent_and_never_told(clock: Clock) -> None:
+    """Seen to fail before it was so: httpx2's own refusal, tried six times, had the whole key in its message; a port of
+    letters was a traceback; an empty idempotency key was another one for each call, and so an e-mail each."""
+    for key in ("pr_secret\npr_key_two", "pr_secret…", "pr secret"):
+        with pytest.raises(ConfigurationError) as refused:
+            Postroom("http://gateway.test", key)
+        assert "secret" not in f"{refused.value}"
+    with pytest.raises(ConfigurationError, match="no URL"):
+        Postroom("http://127.0.0.1:80a25", "pr_key_secret")
+    client, asked = scripted(clock, httpx2.Response(202, json={"id": "1"}))
+    for key in ("", " ", "order-ü", "order\n17"):
+        with pytest.raises(ApiError, match="invalid_idempotency_key"):
+            client.send(from_="shop@postroom.test", to="jo@postroom.test", text="Hello", idempotency_key=key)
+    assert asked == []
+    spaced = Postroom(" http://gateway.test ", "pr_key_secret\n")  # a file's whole content
+    assert spaced._link.place == client._link.place
