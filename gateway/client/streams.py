@@ -22,6 +22,7 @@ class Tape:
         self._path = path
         self._query = query
         self._tries = self._anew()
+        self._connected_at: float | None = None  # by the line's clock; None = there is no connection
         self.cursor = after  # of the last event that was handed out; None = now, which `begin` makes a cursor of
 
     async def begin(self) -> None:
@@ -35,17 +36,19 @@ class Tape:
         await self.begin()
         self._tries = self._anew()
         while True:
-            request = self._request()
+            request, self._connected_at = self._request(), None
             try:
                 async with self._link.line.listen(request) as answered:
                     if isinstance(answered, Answer):
                         await self._refused(request, answered)
                         continue
+                    self._connected_at = self._link.line.now()
                     async for event in self._heard(answered):
                         yield event
-                self._tries = self._anew()  # it was closed as it should be: the gateway restarts
-                await self._tries.after_end()
+                self._begin_anew_if_it_stood()
+                await self._tries.after_end(request)  # it was closed as it should be: the gateway restarts
             except httpx2.TransportError as error:
+                self._begin_anew_if_it_stood()
                 await self._tries.after_break(request, error)
 
     def _request(self) -> Request:
@@ -63,6 +66,13 @@ class Tape:
 
     async def _refused(self, request: Request, answer: Answer) -> None:
         await self._tries.after_refusal(request, answer.refusal)
+
+    def _begin_anew_if_it_stood(self) -> None:
+        """A connection on which nothing happened for hours was none the less one."""
+        if self._connected_at is None:
+            return
+        if self._link.line.now() - self._connected_at > self._link.patience.longest_pause:
+            self._tries = self._anew()
 
     def _anew(self) -> Tries:
         return Tries(self._link, self._link.line.now() + self._link.patience.stream)

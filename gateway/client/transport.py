@@ -362,10 +362,16 @@ class Tries:
             raise refusal
         await self._link.line.sleep(pause)
 
-    async def after_end(self) -> None:
-        """Returns when it is time to connect again, where a stream was ended in good order."""
+    async def after_end(self, request: Request) -> None:
+        """Returns when it is time to connect again, where a stream was ended in good order. Raises Unreachable."""
         self._made += 1
-        await self._link.line.sleep(self._pause())
+        pause = self._pause()
+        if self._ends_with(pause):
+            raise errors.Unreachable(
+                f"{self._link.place.url} ended {request} as soon as it began, {self._made} times. Is "
+                "POSTROOM_URL right?"
+            )
+        await self._link.line.sleep(pause)
 
     def _pause(self, at_least: float = 0.0) -> float:
         """Seconds: as many as it was said, or more each time."""

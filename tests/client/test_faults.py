@@ -294,3 +294,36 @@ def test_what_no_header_can_hold_is_refused_before_it_is_sent_and_never_told(clo
     assert asked == []
     spaced = Postroom(" http://gateway.test ", "pr_key_secret\n")  # a file's whole content
     assert spaced._link.place == client._link.place
+
+
+class Quiet(httpx2.SyncByteStream):
+    """A stream on which nothing happens for so long; then it breaks, or ends."""
+
+    def __init__(self, clock: Clock, seconds: int, error: Exception | None) -> None:
+        self._clock, self._seconds, self._error = clock, seconds, error
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(0, self._seconds, 15):
+            self._clock.slept.append(15)
+            yield b": still here\n\n"
+        if self._error:
+            raise self._error
+
+
+def test_a_quiet_stream_is_connected_anew_and_one_that_always_ends_at_once_gives_up(clock: Clock) -> None:
+    """Seen to fail before it was so: what had been quiet for five minutes was given up when its gateway was killed.
+    What is ended as soon as it begins was asked for seven times a second, for ever (seen at a real server)."""
+    event = {"id": "1", "seq": 5, "cursor": "5", "type": "webhook.test", "created_at": "2026-01-01T00:00:00Z"}
+    there = f"id: 5\ndata: {json.dumps(event)}\n\n".encode()
+    kind = {"content-type": "text/event-stream"}
+    for error in (httpx2.ReadError("killed"), None):
+        quiet = httpx2.Response(200, headers=kind, stream=Quiet(clock, 3600, error))
+        client, asked = scripted(
+            clock, quiet, httpx2.ConnectError("refused"), httpx2.Response(200, headers=kind, content=there)
+        )
+        assert next(client.events("0")).cursor == "5"
+        assert len(asked) == 3
+    client, asked = scripted(clock, httpx2.Response(200, headers=kind))
+    with pytest.raises(Unreachable, match="as soon as it began"):
+        next(client.events("0"))
+    assert len(asked) < 100
