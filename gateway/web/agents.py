@@ -69,9 +69,11 @@ class Agents:
         async with self._opening:
             if self._manager is None:
                 made = await asyncio.to_thread(self._make)
-                ready = asyncio.Event()
+                ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._running = asyncio.create_task(_run(made, ready))
-                await ready.wait()
+                await asyncio.wait([ready, self._running], return_when=asyncio.FIRST_COMPLETED)
+                if self._running.done():
+                    self._running.result()
                 self._manager = made
             return self._manager
 
@@ -94,9 +96,9 @@ class Agents:
         return AsyncPostroom("http://postroom.invalid", access.bearer(request), transport=asking)
 
 
-async def _run(manager: StreamableHTTPSessionManager, ready: asyncio.Event) -> None:
+async def _run(manager: StreamableHTTPSessionManager, ready: asyncio.Future[None]) -> None:
     async with manager.run():
-        ready.set()
+        ready.set_result(None)
         await asyncio.Event().wait()
 
 
