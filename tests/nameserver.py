@@ -25,6 +25,8 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
+from tests import talking
+
 SERVFAIL: Final = "SERVFAIL"
 SILENCE: Final = "SILENCE"
 
@@ -118,7 +120,6 @@ async def _stream(server: NameServer, reader: asyncio.StreamReader, writer: asyn
             reply = server.answer(await reader.readexactly(length))
             if reply is not None:
                 writer.write(struct.pack("!H", len(reply)) + reply)
-    writer.close()
 
 
 @contextlib.asynccontextmanager
@@ -126,20 +127,16 @@ async def serving(zone: Zone) -> AsyncIterator[NameServer]:
     """A name server at work."""
     server = NameServer(zone)
     loop = asyncio.get_running_loop()
-    for _ in range(20):  # the port must be free for both
-        streams = await asyncio.start_server(lambda r, w: _stream(server, r, w), "127.0.0.1", 0)
-        server.port = streams.sockets[0].getsockname()[1]
-        try:
-            datagrams, _ = await loop.create_datagram_endpoint(
-                lambda: _Datagrams(server), local_addr=("127.0.0.1", server.port)
-            )
-            break
-        except OSError:
-            streams.close()
-    else:
-        raise OSError("no port is free for both UDP and TCP")
-    try:
+    async with contextlib.AsyncExitStack() as opened:
+        for _ in range(20):  # the port must be free for both
+            port = await opened.enter_async_context(talking.serving(lambda r, w: _stream(server, r, w)))
+            with contextlib.suppress(OSError):
+                datagrams, _ = await loop.create_datagram_endpoint(
+                    lambda: _Datagrams(server), local_addr=("127.0.0.1", port)
+                )
+                opened.callback(datagrams.close)
+                server.port = port
+                break
+        else:
+            raise OSError("no port is free for both UDP and TCP")
         yield server
-    finally:
-        datagrams.close()
-        streams.close()

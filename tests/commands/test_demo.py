@@ -62,6 +62,13 @@ def words(*scopes: str) -> list[str]:
 # As a shell has them
 
 
+HEARS_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is ignored by what is started behind `&`, such as these tests
+os.execv(sys.executable, [sys.executable, "-m", "gateway.cli", *sys.argv[1:]])
+"""
+
+
 async def test_a_script_gets_the_code_a_pipe_may_close_and_ctrl_c_is_silent(typist: Typist) -> None:
     """As real processes: CODE=$(…), `| head -1`, and SIGINT."""
     await asyncio.to_thread(_script, typist)
@@ -87,7 +94,7 @@ def _script(typist: Typist) -> None:
     )
     assert (said.stdout, said.stderr) == ("482913\n", "")
     tail = subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli", "events", "tail", "--after", "0"],
+        [sys.executable, "-c", HEARS_CTRL_C, "events", "tail", "--after", "0"],
         cwd=PROJECT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -96,7 +103,7 @@ def _script(typist: Typist) -> None:
     assert tail.stdout is not None
     assert b"\tmailbox.created\t" in tail.stdout.readline()
     tail.send_signal(signal.SIGINT)
-    _, complaint = tail.communicate()
+    _, complaint = tail.communicate(timeout=60)
     assert (tail.returncode, complaint) == (130, b"")
 
 

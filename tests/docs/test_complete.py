@@ -131,7 +131,8 @@ def test_every_error_stands_on_its_page_with_its_status() -> None:
             yield each
             yield from below(each)
 
-    there = {(str(one.status), one.name) for one in below(errors.ApiError)}
+    ours = [one for one in below(errors.ApiError) if one.__module__ == errors.__name__]  # Mailpit's have its shape
+    there = {(str(one.status), one.name) for one in ours}
     assert set(_ERROR.findall((DOCS / "api.md").read_text())) == there
 
 

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from playwright.async_api import Page, expect
 
-from tests import house
+from tests import house, talking
 from tests.flows import letters
 from tests.web.dashboard import browser, vectors
 
@@ -52,15 +52,14 @@ class Canary:
                 b"HTTP/1.1 200 OK\r\ncontent-type: image/gif\r\ncontent-length: %d\r\n\r\n" % len(PIXEL) + PIXEL
             )
             await writer.drain()
-        writer.close()
         self.called.set()
 
 
 @pytest.fixture
 async def canary() -> AsyncIterator[Canary]:
     found = Canary(url="")
-    async with await asyncio.start_server(found.answer, "127.0.0.1", 0) as server:
-        found.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with talking.serving(found.answer) as port:
+        found.url = f"http://127.0.0.1:{port}"
         yield found
 
 
