@@ -35,8 +35,8 @@ OPTIONS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-extensions", "--mute-audio"),
     *("--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-port=0"),
 )
-START_SECONDS = 60.0
-PATIENCE_MS = 60_000  # of everything that is waited for: other tests want the processors, too
+START_SECONDS = 180.0
+PATIENCE_MS = 180_000  # of everything that is waited for: other tests want the processors, too
 SIZE: Final[ViewportSize] = {"width": 1280, "height": 800}
 PHONE: Final[ViewportSize] = {"width": 390, "height": 844}
 
