@@ -238,16 +238,11 @@ def doctor(
 def serve_agents() -> None:
     """Serve tools for agents (Model Context Protocol) on standard input and output, to the gateway of POSTROOM_URL
     with the key of POSTROOM_API_KEY. A running gateway serves the same at /mcp."""
-    from gateway.client import errors  # noqa: PLC0415 - see the module's docstring
-
     try:
-        from gateway.client import mcp  # noqa: PLC0415 - likewise
+        from gateway.client import mcp  # noqa: PLC0415 - see the module's docstring
     except ImportError as missing:
         raise ConfigurationError("the extra `mcp` is not installed: pip install 'postroom[mcp]'") from missing
-    try:
-        mcp.main()
-    except errors.ConfigurationError as unset:
-        raise ConfigurationError(str(unset)) from unset
+    mcp.main()
 
 
 @app.command(epilog=options.examples("postroom version"))

@@ -393,7 +393,7 @@ class _Entrance:
             await self._shell.refusal(visit, _as_refused(error, scope))(scope, receive, send)
         except (ClientDisconnect, asyncio.CancelledError):
             raise
-        except Exception:
+        except Exception:  # a bug of a page is a page that says so, as the edge does for the API
             if current.status:
                 raise  # as above
             log.exception("a page failed", route=self._path)
