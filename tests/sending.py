@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
@@ -57,13 +58,14 @@ async def read(client: httpx2.AsyncClient, email_id: str) -> dict[str, Any]:
 
 
 async def resting(client: httpx2.AsyncClient, email_id: str, at: Collection[str] = RESTING) -> dict[str, Any]:
-    """The e-mail once all of its recipients have a status out of `at`."""
+    """The e-mail once all of its recipients have a status out of `at`; a failure where that never comes."""
     after: str | None = None
-    while True:
-        found = await read(client, email_id)
-        if all(recipient["status"] in at for recipient in found["recipients"]):
-            return found
-        after = await _news(client, email_id, after)
+    async with asyncio.timeout(3 * PATIENCE):
+        while True:
+            found = await read(client, email_id)
+            if all(recipient["status"] in at for recipient in found["recipients"]):
+                return found
+            after = await _news(client, email_id, after)
 
 
 async def _news(client: httpx2.AsyncClient, email_id: str, after: str | None) -> str:
