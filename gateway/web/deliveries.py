@@ -27,7 +27,7 @@ class ExportQuery(Input):
     """Which part of the log."""
 
     since: Time | None = Field(None, description="Attempts that ended from this time on")
-    until: Time | None = Field(None, description="… and before this time; default: up to now")
+    until: Time | None = Field(None, description="… and before this time; default: all there is")
     outcome: Outcome | None = Field(None, description="What came of the attempt")
     status: emails.Status | None = Field(None, description="What its recipient has become by now")
     provider: str | None = Field(
@@ -56,7 +56,7 @@ class Deliveries:
         """
         wanted = deliveries.Wanted(
             since=query.since,
-            until=query.until or self._gateway.database.clock.now(),
+            until=query.until,
             outcome=query.outcome,
             status=query.status,
             provider=query.provider,

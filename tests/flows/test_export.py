@@ -89,6 +89,21 @@ async def test_a_long_log_comes_in_pages_whole_and_in_order_and_a_time_of_it_alo
     assert sorted(line["number"] for line in part) == list(range(100, 110))
 
 
+async def test_what_a_process_wrote_whose_clock_is_ahead_is_in_the_log_at_once(
+    shared_house: house.House, client: httpx2.AsyncClient
+) -> None:
+    """Clocks of processes differ by milliseconds at the least, and who reads the log has seen the event already.
+
+    Control: with the log read up to the reader's own clock, the attempt was missing for a minute."""
+    email_id = await sending.send(client, to=(await letters.mailbox(client))["address"])
+    await sending.resting(client, email_id)
+    async with letters.sql(shared_house) as connection:
+        await connection.execute(
+            "update attempts set finished_at = finished_at + interval '1 minute' where email_id = $1", UUID(email_id)
+        )
+    assert [line["email_id"] for line in await exported(client)] == [email_id]
+
+
 async def test_a_part_of_the_log_is_exported_by_what_it_is_asked_for(
     sender: httpx2.AsyncClient, relay: sink.Sink
 ) -> None:

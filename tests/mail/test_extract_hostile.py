@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -41,11 +42,13 @@ def _calls(subject: str, text: str, html: str, *, only: Callable[..., object] | 
         count += event in {"call", "c_call"} if code is None else event == "call" and frame.f_code is code
 
     before = sys.getprofile()
+    gc.disable()  # what it would finalize meanwhile is not this work
     sys.setprofile(counted)
     try:
         extract.everything(subject, text, html)
     finally:
         sys.setprofile(before)
+        gc.enable()
     return count
 
 
