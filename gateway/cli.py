@@ -261,9 +261,9 @@ def version(*, as_json: options.Json = False) -> None:
 )
 def sendmail() -> None:
     """Hand in a mail from standard input, as sendmail(8) does: -t -i -f … (`sendmail --help`)."""
-    from gateway import entry  # noqa: PLC0415 - see the module's docstring
+    from gateway.client import sendmail as program  # noqa: PLC0415 - see the module's docstring
 
-    entry.sendmail(sys.argv[sys.argv.index("sendmail") + 1 :])
+    sys.exit(program.main(sys.argv[sys.argv.index("sendmail") + 1 :]))
 
 
 @app.command(epilog=options.examples("postroom audit --account acme --limit 20", "postroom audit --json"))

@@ -11,15 +11,15 @@ def main() -> None:
     """The entry point."""
     name, *arguments = sys.argv
     if os.path.basename(name) == "sendmail":  # noqa: PTH119 - pathlib takes longer to import than the rest
-        sendmail(arguments)
+        _sendmail(arguments)
     if arguments[:1] == ["sendmail"]:
-        sendmail(arguments[1:])
+        _sendmail(arguments[1:])
     from gateway import cli  # noqa: PLC0415 - see the module's docstring
 
     cli.main()
 
 
-def sendmail(arguments: list[str]) -> None:
+def _sendmail(arguments: list[str]) -> None:
     """Never returns."""
     from gateway.client import sendmail as program  # noqa: PLC0415 - likewise
 
