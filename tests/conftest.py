@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -36,6 +38,7 @@ from tests import databases, house, servers
 from tests.outbound import sink
 
 RUN = pytest.StashKey[servers.Run]()
+LONGEST = 900.0  # seconds of a test, which waits for no one thing as long as that
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +52,22 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[RUN].end()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A coroutine that hangs becomes a failure, whose traceback tells where it waited; slow proofs may take longer."""
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj) and "faults" not in item.keywords:
+        item.obj = _limited(item.obj)
+
+
+def _limited(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(test)
+    async def limited(*arguments: Any, **fixtures: Any) -> None:
+        async with asyncio.timeout(LONGEST):
+            await test(*arguments, **fixtures)
+
+    return limited
 
 
 @pytest.fixture

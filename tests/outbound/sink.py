@@ -39,6 +39,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 Stage = Literal["greeting", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "body", "dot", "rset", "quit"]
+PATIENCE = 360.0  # seconds until a test gives up on what never comes here
 EXTENSIONS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 52428800")
 
 _MESSAGE_ID = re.compile(rb"^Message-ID:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
@@ -182,14 +183,22 @@ class Sink:
         self._scripts.setdefault(stage, _Scripts()).always = act
 
     async def until(self, predicate: Callable[[], bool]) -> None:
-        """Wait until it is true; it is looked at whenever something happens here."""
-        while not predicate():
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
+        """Wait until it is true; it is looked at whenever something happens here. A failure where it never is."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not predicate():
+                    await self._something()
+        except TimeoutError as waited:
+            seen = f"{self.connections} connections ({self.open} open), {self.count} messages; {self.commands[-9:]}"
+            raise AssertionError(f"the sink waited in vain for {PATIENCE:g} s: {seen}") from waited
+
+    async def _something(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
 
     def lines(self, verb: str = "") -> list[str]:
         """The commands that came and begin so."""
