@@ -29,7 +29,9 @@ from . import errors, records
 
 T = TypeVar("T")
 BUSY: Final = frozenset({429, 502, 503, 504})  # come back later; nothing was done, or it may be done again
-HTTP_SECONDS: Final = 30.0  # an answer may take, beyond what it was asked to wait
+CONNECT_SECONDS: Final = 10.0  # a connection may take, with its TLS
+HTTP_SECONDS: Final = 30.0  # an answer may take where it was not asked to wait
+SLACK_SECONDS: Final = 15.0  # an answer may take beyond what it was asked to wait
 SILENCE_SECONDS: Final = 45.0  # on a stream, on which the gateway says something each 15 s
 DEV_FILE: Final = ".postroom/dev.json"
 BAD_KEY: Final = "invalid_idempotency_key"  # as the gateway says it, where HTTP lets such a key through
@@ -43,6 +45,7 @@ class Patience:
     attempts: int = 6  # of one request
     first_pause: float = 0.2  # seconds, before the second; doubled for each further one, and jittered
     longest_pause: float = 5.0
+    total: float = 30.0  # seconds, beyond what it was asked to wait, after which a request is not tried again
     retry_after: float = 30.0  # a Retry-After of more seconds is not slept through: the error is raised
     stream: float = 300.0  # seconds without a connection after which a stream gives up
 
@@ -72,6 +75,11 @@ class Request:
 
     def __str__(self) -> str:
         return f"{self.method} /v1{self.path}"
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which nothing may be heard."""
+        return self.wait + SLACK_SECONDS if self.wait else HTTP_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,7 +241,7 @@ def _arguments(request: Request) -> dict[str, Any]:
         "url": request.path,
         "params": dict(request.query),
         "headers": dict(request.headers),
-        "timeout": HTTP_SECONDS + request.wait,
+        "timeout": httpx2.Timeout(request.patience, connect=CONNECT_SECONDS),
         **({} if request.body is None else {"json": request.body}),
         **({} if request.content is None else {"content": request.content}),
     }
@@ -241,7 +249,7 @@ def _arguments(request: Request) -> dict[str, Any]:
 
 def _streaming(request: Request) -> dict[str, Any]:
     headers = {**request.headers, "accept": "text/event-stream", "cache-control": "no-store"}
-    timeout = httpx2.Timeout(HTTP_SECONDS, read=SILENCE_SECONDS)
+    timeout = httpx2.Timeout(CONNECT_SECONDS, read=SILENCE_SECONDS)
     return {**_arguments(request), "headers": headers, "timeout": timeout}
 
 
@@ -339,7 +347,8 @@ class Tries:
 
     def __init__(self, link: Link, until: float | None = None) -> None:
         self._link = link
-        self._until = until  # by the line's clock; None = so many attempts
+        self._until = until  # by the line's clock; None = so many attempts, for so long
+        self._began = link.line.now()
         self._made = 0
         self.were_cut = False  # a try broke off, so that nobody knows whether it was carried out
 
@@ -349,7 +358,7 @@ class Tries:
         unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
         self.were_cut = self.were_cut or not unsent
         pause = self._pause()
-        if self._ends_with(pause) or not (request.repeatable or unsent):
+        if self._ends_with(pause) or self._took_long(request, pause) or not (request.repeatable or unsent):
             raise unreachable(self._link.place, request, error, self._made) from error
         await self._link.line.sleep(pause)
 
@@ -358,7 +367,8 @@ class Tries:
         self._made += 1
         asked = refusal.retry_after or 0.0
         pause = self._pause(asked)
-        if not _helps(request, refusal) or asked > self._link.patience.retry_after or self._ends_with(pause):
+        ends = self._ends_with(pause) or self._took_long(request)
+        if not _helps(request, refusal) or asked > self._link.patience.retry_after or ends:
             raise refusal
         await self._link.line.sleep(pause)
 
@@ -385,6 +395,11 @@ class Tries:
             return self._made >= self._link.patience.attempts
         return self._link.line.now() + pause > self._until
 
+    def _took_long(self, request: Request, pause: float = 0.0) -> bool:
+        """Whether whoever asked has waited long enough, where nobody said until when."""
+        spent = self._link.line.now() + pause - self._began
+        return self._until is None and spent > self._link.patience.total + request.wait
+
 
 def _helps(request: Request, refusal: errors.ApiError) -> bool:
     """Whether the same request may be answered otherwise later, and may be sent again."""
@@ -405,7 +420,13 @@ def unreachable(place: Place, request: Request, error: Exception, tries: int) ->
             "right? `postroom dev` starts one here."
         )
     unclear = "" if request.repeatable else " It may have been carried out, so it was not sent again."
-    return errors.Unreachable(f"No answer from {place.url} to {request}{often}; {why}.{unclear}")
+    if isinstance(error, httpx2.ReadTimeout):
+        why = f"it took the connection, and said nothing for {request.patience:g} s. Is it a gateway that listens there"
+    elif isinstance(error, httpx2.RemoteProtocolError):
+        why = f"{why}. Is it a gateway's HTTP port"
+    else:
+        return errors.Unreachable(f"No answer from {place.url} to {request}{often}; {why}.{unclear}")
+    return errors.Unreachable(f"No answer from {place.url} to {request}{often}; {why}, is POSTROOM_URL right?{unclear}")
 
 
 def query_of(given: Mapping[str, Any]) -> dict[str, str]:

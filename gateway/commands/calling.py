@@ -120,7 +120,7 @@ def path(*segments: str) -> str:
 
 
 @contextlib.contextmanager
-def gateway(attempts: int = 3, at: Target | None = None) -> Iterator[Api]:
+def gateway(attempts: int = 3, at: Target | None = None, total: float = 30.0) -> Iterator[Api]:
     """The gateway that is meant, or the one there; what it refuses ends the command, with a line or two on standard
     error."""
     from gateway.client import transport  # noqa: PLC0415 - see gateway.commands
@@ -130,7 +130,7 @@ def gateway(attempts: int = 3, at: Target | None = None) -> Iterator[Api]:
         place = transport.Place.find(to_call.url or None, to_call.api_key or None)
         line = transport.BlockingLine(place, transport.Timing(), None)
         try:
-            yield Api(transport.Link(line, place, transport.Patience(attempts=attempts)))
+            yield Api(transport.Link(line, place, transport.Patience(attempts=attempts, total=total)))
         finally:
             transport.finish(line.close())
 

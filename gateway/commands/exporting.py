@@ -71,7 +71,7 @@ def export(
     """Take mail out, oldest first, byte for byte, with its envelopes; `import` brings it in again as it was.
 
     Run it again where it was cut short, and it goes on. Exit code 4 where mail went away meanwhile: it is listed."""
-    with calling.gateway(attempts=8) as api:
+    with calling.gateway(attempts=8, total=120) as api:
         listed = _listed(api, mailbox, query)
         with _target(kind, path) as target, progress.shown("export", None, "mails", quiet=quiet) as bar:
             taken, there, missing = 0, 0, []

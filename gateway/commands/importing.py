@@ -98,7 +98,10 @@ def import_(
     (Delivered-To, Return-Path, To). Exit code 4 where some were not taken: they are listed, and the others are there.
     Exit code 1 where it stopped, since the gateway went away or refused the key: run it again to go on."""
     tally = Tally()
-    with calling.gateway(attempts=8) as api, progress.shown("import", _total(kind, path), "mails", quiet=quiet) as bar:
+    with (
+        calling.gateway(attempts=8, total=120) as api,
+        progress.shown("import", _total(kind, path), "mails", quiet=quiet) as bar,
+    ):
         note = Note.of(path, f"{api.link.place.url} {kind} {to} {sender}")
         tally.passed = note.done
         with Desk(api, to or [], sender) as desk, note:

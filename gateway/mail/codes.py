@@ -27,6 +27,7 @@ _MAX_SUBJECT = 1000  # characters
 _BEFORE = 160  # characters between a word and the number that it names
 _AFTER = 100
 _NEAR = 48  # characters before a number that are asked first
+_NAMED = 0.2  # what a subject that names a code adds
 _AROUND = 48  # characters of context on either side
 
 Source = Literal["text", "html", "subject"]
@@ -280,6 +281,12 @@ _ENTERS = re.compile(
     f"(?:{vocabulary.pattern(vocabulary.words(vocabulary.ENTER))})"
     r"(?:\s+(?:the|code|le|el|o|il|den|de|kod|код|código|codice|this))?[\s*_:：\"'“«]*\Z"
 )
+# "It is …", where a sentence begins: under a subject that names a code.
+_IT_IS = re.compile(
+    r"(?:\A|[\n.!?。:,])[\s*_>]*"
+    f"(?:{'|'.join(re.escape(each).replace(chr(92) + ' ', '[ ]+') for each in vocabulary.words(vocabulary.IT_IS))})"
+    r"[\s*_>:：\"'“«„\[({-]*\Z"
+)
 _MARKS = r"\s*_>|#:：=~–—\"'“”«»„\[\](){}【】「」『』،・"
 _SMALL = (
     r"(?:is|are|was|below|here|your|as|follows|shown|following|number|no\.?|nr\.?|n[.º°]{1,2}|№|id|ist|lautet|lauten|est|le|la|les"
@@ -449,6 +456,8 @@ def _by_name(place: _Place, hint: float) -> float:
         return 0.75
     if nearest == "weak":
         return 0.65 if place.alone or (_SAYS.search(place.gap) and _CONNECTS.fullmatch(place.gap)) else 0.3
+    if nearest is None and hint >= _NAMED and _IT_IS.search(place.before[-_NEAR:]):
+        return 0.7
     return 0.3 + 2 * hint if place.alone and hint > 0 and nearest is None else 0.0
 
 
@@ -525,5 +534,5 @@ class _Subject:
         """0.2 for one like "Your code", 0.1 for "Confirm your address", else 0."""
         if self._hint is None:
             names = {name for name, _, _ in _names(_lowered(self._words))}
-            self._hint = 0.0 if "other" in names else 0.2 if "code" in names else 0.1 if "weak" in names else 0.0
+            self._hint = 0.0 if "other" in names else _NAMED if "code" in names else 0.1 if "weak" in names else 0.0
         return self._hint

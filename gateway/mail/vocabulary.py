@@ -113,6 +113,15 @@ ENTER: Final = """
 输入|輸入|填写|使用|入力|입력|أدخل|استخدم|اكتب|दर्ज|^için$
 """
 
+# What says a code that the subject has named, right before it: whole, and as it stands here.
+IT_IS: Final = """
+it is|it's|it’s|its|this is it|here it is|here you go|here you are|that is
+er ist|er lautet|sie lautet|es ist|hier ist er|hier ist sie
+il est|le voici|c'est|c’est|le voilà
+es el|es|aquí está|aquí lo tienes|é o|é|aqui está|è|eccolo|het is|hij is|hier is hij
+to|oto on|oto kod|это|вот он|он такой
+"""
+
 # Where something is given away or sold, codes are for the shop's till.
 PROMO: Final = """
 % off|promo|^friends|share your code|coupon|discount|voucher|gift card|gift code

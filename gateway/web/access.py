@@ -22,6 +22,7 @@ from gateway.web import edge, origins
 seldom: Final = telemetry.Seldom(structlog.get_logger(__name__), most=1, seconds=60.0)
 
 SUBPROTOCOL: Final = "postroom.v1"
+COUNTED: Final = "postroom.counted"  # in the ASGI scope of what another request of the caller's asks in this process
 SHUT_OUT: Final = "Too many failed authentications from this address."
 
 
@@ -39,7 +40,8 @@ class Access:
 
         Raises MissingApiKey, InvalidApiKey, RestrictedApiKey, RateLimitExceeded."""
         caller = await self.admitted(bearer(request), request)
-        self.count(caller, edge.exchange(request.scope))
+        if not request.scope.get(COUNTED):
+            self.count(caller, edge.exchange(request.scope))
         return caller
 
     async def admitted(self, token: str, request: HTTPConnection) -> Caller:

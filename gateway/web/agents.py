@@ -1,9 +1,10 @@
 """The same API for agents: the Model Context Protocol by streamable HTTP at /mcp, where the extra `mcp` is installed.
 
 Its tools are a client of the API like any other (`gateway.client.mcp`): each call asks the operations of this very
-process, with the key and the address of whoever called, so that scopes, limits, isolation and errors are the API's. No
-session is kept between two calls; any process can answer the next one. The SDK is imported, in a thread, when the first
-call comes: it takes longer than all the rest of a process's start, and most processes never need it.
+process, with the key and the address of whoever called, so that scopes, limits, isolation and errors are the API's; of
+the key's rate it takes one, whatever it asks. No session is kept between two calls: any process can answer the next.
+The SDK is imported, in a thread, when the first call comes: it takes longer than all the rest of a process's start, and
+most processes never need it.
 """
 
 from __future__ import annotations
@@ -92,8 +93,12 @@ class Agents:
     def _client(self, ctx: Any) -> AsyncPostroom:
         request: Request = ctx.request_context.request
         address = origins.remote_ip(request.scope, self._trusted)
-        asking = httpx2.ASGITransport(self._app, raise_app_exceptions=False, client=(address, 0))
+        asking = httpx2.ASGITransport(self._uncounted, raise_app_exceptions=False, client=(address, 0))
         return AsyncPostroom("http://postroom.invalid", access.bearer(request), transport=asking)
+
+    async def _uncounted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What a call asks was counted with the call."""
+        await self._app({**scope, access.COUNTED: True}, receive, send)
 
 
 async def _run(manager: StreamableHTTPSessionManager, ready: asyncio.Future[None]) -> None:

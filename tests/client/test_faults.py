@@ -208,6 +208,39 @@ def test_tries_end(clock: Clock) -> None:
         client.mailbox()
 
 
+def silent(clock: Clock, phase: str, error: type[httpx2.TimeoutException]) -> tuple[Postroom, list[httpx2.Request]]:
+    """A client of a port at which connecting, or reading, takes all the time that it is given."""
+    asked: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        if request.method == "POST" and request.url.path == "/v1/mailboxes" and phase == "read":
+            return httpx2.Response(201, json={"id": "1", "address": "a@b.example", "cursor": "7"})
+        clock.slept.append(request.extensions["timeout"][phase])
+        raise error("timed out")
+
+    transport = httpx2.MockTransport(answer)
+    return Postroom("http://gateway.test", "pr_key_secret", transport=transport, timing=clock.timing()), asked
+
+
+def test_a_port_that_says_nothing_is_given_up_soon(clock: Clock) -> None:
+    """Seen to fail without `_took_long`: six tries, 186 seconds of each."""
+    client, asked = silent(clock, "read", httpx2.ReadTimeout)
+    inbox = client.mailbox()
+    with pytest.raises(Unreachable, match=r"took the connection, and said nothing for 30 s.*is POSTROOM_URL right"):
+        client.send(from_="a@b.example", to="c@d.example", subject="…", text="…")
+    assert (len(asked), clock.slept) == (2, [30.0])
+    clock.slept.clear()
+    with pytest.raises(Unreachable, match="said nothing for"):
+        inbox.wait(timeout=60)
+    assert 60 <= sum(clock.slept) <= 60 + 25 + 15  # the last poll begins before the end
+    clock.slept.clear()
+    client, asked = silent(clock, "connect", httpx2.ConnectTimeout)
+    with pytest.raises(Unreachable, match=r"Nothing answers at http://gateway.test"):
+        client.mailbox()
+    assert sum(clock.slept) <= 45
+
+
 def test_what_creates_nothing_under_a_key_is_not_sent_twice(clock: Clock) -> None:
     client, asked = scripted(clock, httpx2.ReadError("cut"))
     with pytest.raises(Unreachable, match="may have been carried out, so it was not sent again"):

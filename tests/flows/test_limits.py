@@ -84,6 +84,23 @@ async def test_every_authenticated_answer_says_what_is_left(home: house.House) -
                 assert (answer.status_code, HEADERS[0] in answer.headers) == (200, False)
 
 
+async def test_an_agents_call_counts_once_whatever_it_asks(home: house.House) -> None:
+    """Seen to fail without `access.COUNTED`: each call took three."""
+    tenant = await home.tenant()
+    async with home.client(tenant.key) as client:
+        box = (await client.post("/mailboxes", json={})).json()
+        arguments = {"mailbox": box["address"]}  # looks the mailbox up, then its messages
+        params = {"name": "list_messages", "arguments": arguments}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        accept = {**tenant.headers, "accept": "application/json, text/event-stream"}
+        async with httpx2.AsyncClient(base_url=home.url, headers=accept, verify=house.NOBODY, timeout=60) as agent:
+            answers = [await agent.post("/mcp", json=call) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert all('"messages"' in answer.text for answer in answers)
+        assert [remaining(answer.headers) for answer in answers] == [BURST - 2, BURST - 3]
+        assert remaining((await client.get("/mailboxes")).headers) == BURST - 4
+
+
 async def test_an_account_has_a_limit_over_all_its_keys_and_tokens(home: house.House) -> None:
     """Restricted callers are counted, too, and another account's limit is its own."""
     tenant, neighbour = await home.tenant(), await home.tenant()

@@ -134,6 +134,40 @@ def test_a_lonely_number_under_a_telling_subject_is_a_code() -> None:
     assert extract.codes("Lunch", "Hello,\n\n482913\n\nBye", None) == ()
 
 
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        ("Your code", "It is 482913."),
+        ("Your verification code", "Hello Ann,\n\nit is 482913. It works for ten minutes."),
+        ("Your sign-in code", "Hi! Here it is: *482913*"),
+        ("Ihr Bestätigungscode", "Guten Tag, er lautet 482913."),
+        ("Votre code de connexion", "Bonjour,\nc'est 482913."),
+        ("Tu código", "Es 482 913."),
+        ("Ваш код", "Это 482913."),
+    ],
+)
+def test_it_is_what_the_subject_says(subject: str, text: str) -> None:
+    assert [code.value for code in extract.codes(subject, text, None)] == ["482913"]
+    assert extract.codes("Lunch", text, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        ("Your order", "It is 482913."),
+        ("Confirm your address", "It is 482913."),
+        ("Your promo code", "It is 482913."),
+        ("Your code", "It is 2026 now, and the code is gone."),
+        ("Your code", "It is 4829 km away."),
+        ("Your code", "It is $4829."),
+        ("Your code", "Last year it was 482913, profit 48291."),
+        ("Your code", "Tell us your ticket. It is 482913."),
+    ],
+)
+def test_it_is_something_else(subject: str, text: str) -> None:
+    assert extract.codes(subject, text, None) == ()
+
+
 def test_html_is_asked_where_the_text_has_no_code() -> None:
     html = "<style>p{color:#123456}</style><!-- code 111111 --><p>Your code is</p><p><b>482913</b></p>"
     assert [(code.value, code.source) for code in extract.codes("", "See the HTML part", html)] == [("482913", "html")]
