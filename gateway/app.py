@@ -107,10 +107,14 @@ class Sockets(WebSocketsSansIOProtocol):
         self.transport.abort()  # who answers no ping will not read the rest either
 
 
-def routes(gateway: lifecycle.Gateway, listening: Any) -> list[BaseRoute]:
-    """Every route there is."""
+def entry(gateway: lifecycle.Gateway) -> access.Access:
+    """Who comes in, for all routes."""
+    return access.Access(gateway.callers, gateway.limiter, gateway.settings.trusted_proxies)
+
+
+def routes(gateway: lifecycle.Gateway, listening: Any, authenticate: access.Access) -> list[BaseRoute]:
+    """Every route there is, but for the agents' (which ask these)."""
     trusted = gateway.settings.trusted_proxies
-    authenticate = access.Access(gateway.callers, gateway.limiter, trusted)
     paths = Paths(gateway)
     streams = events.Events(gateway, paths, authenticate)
     inbound = inbound_http.InboundHttp(gateway)
@@ -163,8 +167,8 @@ class House:
         async with lifecycle.opened(self._settings) as gateway:
             self.gateway = gateway
             await self._listen(gateway)
-            app = edge.application(routes(gateway, self._listening))
-            authenticate = access.Access(gateway.callers, gateway.limiter, self._settings.trusted_proxies)
+            authenticate = entry(gateway)
+            app = edge.application(routes(gateway, self._listening, authenticate))
             asked_by = agents.Agents(app, authenticate, self._settings.trusted_proxies)
             app.router.routes[:0] = asked_by.routes()
             async with asked_by.opened():

@@ -173,7 +173,7 @@ async def house(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tupl
     monkeypatch.setattr(vitals, "SAMPLE_SECONDS", 0.0)
     monkeypatch.setattr(backlog, "SAMPLE_SECONDS", 0.0)
     async with lifecycle.opened(settings_of(dsn)) as gateway:
-        scraped = Scraped(edge.application(app.routes(gateway, dict)))
+        scraped = Scraped(edge.application(app.routes(gateway, dict, app.entry(gateway))))
         async with scraped.client:
             yield gateway, scraped
 

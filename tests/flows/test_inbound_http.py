@@ -427,7 +427,7 @@ async def inside(dsn: str, fetch: signatures.Fetch) -> AsyncIterator[tuple[lifec
         sns_topic_arns=(amazon.TOPIC,),
     )
     async with lifecycle.opened(settings, fetch=fetch) as gateway:
-        application = edge.application(app.routes(gateway, dict))
+        application = edge.application(app.routes(gateway, dict, app.entry(gateway)))
         async with (
             serving(application) as url,
             httpx2.AsyncClient(base_url=f"{url}/v1", timeout=30, trust_env=False, verify=house.NOBODY) as client,

@@ -115,16 +115,14 @@ class Domains:
     async def ask_to_rotate(self, visit: shell.Visit) -> Response:
         """Before new DKIM keys are made."""
         domain = await visit.desk.get(_path(visit.word("name")))
-        return visit.show(
-            "confirm.html",
+        return shell.confirm(
+            visit,
             title="New DKIM keys?",
             about=domain["name"],
             consequence="New records will be to set. The keys of now sign until those have been seen in the DNS.",
             action="Make new keys",
             is_danger=False,
-            with_once=False,
             back=_path(domain["name"]),
-            scope="admin",
         )
 
     async def rotate(self, visit: shell.Visit) -> Response:
@@ -139,16 +137,13 @@ class Domains:
     async def ask_to_delete(self, visit: shell.Visit) -> Response:
         """Before it is given up."""
         domain = await visit.desk.get(_path(visit.word("name")))
-        return visit.show(
-            "confirm.html",
+        return shell.confirm(
+            visit,
             title="Give this domain up?",
             about=domain["name"],
             consequence="Mail for it is refused from then on. Its mailboxes keep what they have.",
             action="Give the domain up",
-            is_danger=True,
-            with_once=False,
             back=_path(domain["name"]),
-            scope="admin",
         )
 
     async def delete(self, visit: shell.Visit) -> Response:

@@ -96,17 +96,14 @@ class Keys:
         """Before it opens nothing any more."""
         key = await visit.desk.get(f"/api-keys/{visit.word('id')}")
         own = key["id"] == str(visit.caller.key_id)
-        return visit.show(
-            "confirm.html",
+        return shell.confirm(
+            visit,
             title="Revoke this key?",
             about=key["name"],
             consequence="Whatever uses it is refused within a second, for good."
             + (" You are signed in with it: you will be signed out." if own else ""),
             action="Revoke the key",
-            is_danger=True,
-            with_once=False,
             back="/keys",
-            scope="admin",
         )
 
     async def revoke(self, visit: shell.Visit) -> Response:

@@ -452,6 +452,36 @@ def _as_refused(error: errors.ApiError, scope: Scope) -> desks.Refused:
     return desks.Refused(desks.Answer(status=status, headers=tuple(headers), content=body))
 
 
+def confirm(
+    visit: Visit,
+    *,
+    title: str,
+    about: str,
+    consequence: str,
+    action: str,
+    back: str,
+    scope: str = "admin",
+    is_danger: bool = True,
+    with_once: bool = False,
+    target: str | None = None,
+) -> Response:
+    """The page that asks before something is done: what is done (`title`, `action`), to what (`about`), and what comes
+    of it. Its form is posted to `target` (None = this address) by whose key has the scope; `with_once`: to make
+    something, once. `back`: where one goes who leaves it as it is."""
+    return visit.show(
+        "confirm.html",
+        title=title,
+        about=about,
+        consequence=consequence,
+        action=action,
+        back=back,
+        scope=scope,
+        is_danger=is_danger,
+        with_once=with_once,
+        action_url=target or visit.request.url.path,
+    )
+
+
 def local(path: str | None) -> str:
     """An address of ours to go on to; the first page where it is none (no open redirect)."""
     found = path or "/"

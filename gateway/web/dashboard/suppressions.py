@@ -79,18 +79,15 @@ class Suppressions:
         found = await visit.desk.get("/suppressions", address=about["address"], scope=about["scope"])
         listed = next((one for one in found["data"] if one["scope"] == about["scope"]), None)
         why = f" It stands there for this reason: {listed['reason']}." if listed else " It is not on the list now."
-        return visit.show(
-            "confirm.html",
+        return shell.confirm(
+            visit,
             title="Write to this address again?",
             about=about["address"],
             consequence=f"E-mails to it are sent from then on.{why} Writing to people who complained, or to addresses "
             "that bounce, spoils your reputation.",
             action="Take it off the list",
-            is_danger=True,
-            with_once=False,
             back="/suppressions",
-            scope="admin",
-            action_url="/suppressions/remove?" + urllib.parse.urlencode(about),
+            target="/suppressions/remove?" + urllib.parse.urlencode(about),
         )
 
     async def remove(self, visit: shell.Visit) -> Response:

@@ -130,16 +130,13 @@ class Templates:
     async def ask_to_delete(self, visit: shell.Visit) -> Response:
         """Before it is gone."""
         template = await visit.desk.get(f"/templates/{visit.word('id')}")
-        return visit.show(
-            "confirm.html",
+        return shell.confirm(
+            visit,
             title="Delete this template?",
             about=template["name"],
             consequence="No e-mail can be made of it any more. Those that were accepted stay as they are.",
             action="Delete the template",
-            is_danger=True,
-            with_once=False,
             back=f"/templates/{template['id']}",
-            scope="admin",
         )
 
     async def delete(self, visit: shell.Visit) -> Response:

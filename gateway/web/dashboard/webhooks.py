@@ -132,8 +132,8 @@ class Webhooks:
     async def ask_to_rotate(self, visit: shell.Visit) -> Response:
         """Before a new secret is made."""
         webhook = await visit.desk.get(f"/webhooks/{visit.word('id')}")
-        return visit.show(
-            "confirm.html",
+        return shell.confirm(
+            visit,
             title="A new secret?",
             about=webhook["url"],
             consequence="The secret of now signs for 24 hours more, beside the new one. Change the receiver meanwhile.",
@@ -141,7 +141,6 @@ class Webhooks:
             is_danger=False,
             with_once=True,
             back=f"/webhooks/{webhook['id']}",
-            scope="admin",
         )
 
     async def rotate(self, visit: shell.Visit) -> Response:
@@ -156,16 +155,13 @@ class Webhooks:
     async def ask_to_delete(self, visit: shell.Visit) -> Response:
         """Before it is gone."""
         webhook = await visit.desk.get(f"/webhooks/{visit.word('id')}")
-        return visit.show(
-            "confirm.html",
+        return shell.confirm(
+            visit,
             title="Delete this webhook?",
             about=webhook["url"],
             consequence="It is told nothing more, not even what it waits for, and what it was told is forgotten.",
             action="Delete the webhook",
-            is_danger=True,
-            with_once=False,
             back=f"/webhooks/{webhook['id']}",
-            scope="admin",
         )
 
     async def delete(self, visit: shell.Visit) -> Response:
