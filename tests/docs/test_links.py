@@ -24,3 +24,11 @@ def test_links_within_the_project_lead_to_files_and_headings_that_there_are() ->
 def test_the_readme_leads_to_every_page() -> None:
     linked = {link.partition("#")[0] for link in pages.links(pages.ROOT / "README.md")}
     assert {str(page.relative_to(pages.ROOT)) for page in pages.files()} - linked == {"README.md"}
+
+
+def test_pictures_are_small_and_shown_somewhere() -> None:
+    drawn = set((pages.ROOT / "docs" / "images").iterdir())
+    assert drawn == {
+        (page.parent / link).resolve() for page in pages.files() for link in pages.links(page) if ".png" in link
+    }
+    assert all(picture.stat().st_size < 200_000 for picture in drawn)
