@@ -47,7 +47,7 @@ async def ensure_admin(dsn: str, keyring: tokens.Keyring, *, account: str, name:
     """The admin key of that name: the one issued earlier, as long as it is valid, else a new one."""
     async with _transaction(dsn) as connection:
         account_id = await _account(connection, account)
-        for key in await accounts.keys(connection, account_id, before=None, limit=200):
+        for key in await accounts.keys(connection, account_id, after=None, limit=200):
             token = keyring.api_key(key.id)
             usable = key.name == name and "admin" in key.scopes and not key.domains and key.expires_at is None
             if usable and await accounts.credential(connection, tokens.hash_token(token)):  # not of another SECRET_KEY
@@ -59,7 +59,7 @@ async def listing(dsn: str, *, account: str) -> list[accounts.Key]:
     """The account's newest 200 keys, newest first; none if there is no such account."""
     async with _transaction(dsn) as connection:
         account_id = await accounts.by_name(connection, account)
-        return await accounts.keys(connection, account_id, before=None, limit=200) if account_id else []
+        return await accounts.keys(connection, account_id, after=None, limit=200) if account_id else []
 
 
 async def revoke(dsn: str, key_id: UUID, *, account: str) -> bool:

@@ -129,11 +129,6 @@ class ListQuery(Input):
     limit: int = Field(50, ge=1, le=200, description="Items of a page")
     cursor: str | None = Field(None, max_length=512, description="`next_cursor` of the page before")
     order: Literal["asc", "desc"] = Field("desc", description="Oldest first, or newest first")
-
-
-class PeriodQuery(ListQuery):
-    """A list that can be narrowed to a time."""
-
     since: Time | None = Field(None, description="From this time on, inclusive")
     until: Time | None = Field(None, description="Before this time, exclusive")
 

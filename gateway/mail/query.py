@@ -86,11 +86,10 @@ def parse(text: str) -> Query:
     return query
 
 
-def also(query: Query, *, seen: bool | None = None, thread: UUID | None = None) -> Query:
+def also(query: Query, own: Filters, *, thread: UUID | None = None) -> Query:
     """The same with what a list's own fields ask for; None = nothing."""
     of_thread = () if thread is None else (Condition(kind="thread", value=thread.hex),)
-    filters = _both(query.filters, Filters(seen=seen))
-    return replace(query, conditions=(*query.conditions, *of_thread), filters=filters)
+    return replace(query, conditions=(*query.conditions, *of_thread), filters=_both(query.filters, own))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from uuid import UUID
 from asyncpg import Record
 from uuid_utils.compat import uuid7
 
-from gateway.storage import db, events
+from gateway.storage import db, events, period
 from gateway.storage.sql import load
 
 sql = load("accounts")
@@ -201,9 +201,18 @@ async def key(connection: db.Connection, account_id: UUID, key_id: UUID) -> Key 
     return Key.from_row(row) if row else None
 
 
-async def keys(connection: db.Connection, account_id: UUID, *, before: UUID | None, limit: int) -> list[Key]:
+async def keys(
+    connection: db.Connection,
+    account_id: UUID,
+    *,
+    after: UUID | None,
+    limit: int,
+    ascending: bool = False,
+    made: period.Period = period.ALWAYS,
+) -> list[Key]:
     """Keys in use or expired, newest first, older than `before`."""
-    rows = await sql.keys.fetch(connection, account_id=account_id, before=before, limit=limit)
+    query = sql.keys_asc if ascending else sql.keys_desc
+    rows = await query.fetch(connection, account_id=account_id, after=after, limit=limit, **made.values)
     return [Key.from_row(row) for row in rows]
 
 

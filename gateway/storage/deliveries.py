@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from asyncpg import Record
 
-from gateway.storage import db, emails
+from gateway.storage import db, emails, period
 from gateway.storage.sql import load
 
 sql = load("deliveries")
-
-# Ids are UUIDv7, drawn by the clock of a worker when an attempt ended. Where a period begins or ends among the ids is
-# told by their time, with room for clocks that differ; `finished_at` decides.
-CLOCKS_DIFFER: Final = timedelta(minutes=5)
-FIRST: Final = UUID(int=0)
-LAST: Final = UUID(int=(1 << 128) - 1)
-
-
-def first_id(at: datetime, later: timedelta = timedelta(0)) -> UUID:
-    """The least UUIDv7 (RFC 9562 5.7) of so much later than that time, which no datetime may be able to hold."""
-    return UUID(int=max(int((at.timestamp() + later.total_seconds()) * 1000), 0) << 80)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +47,12 @@ async def page(
     connection: db.Connection, account_id: UUID, wanted: Wanted, *, after: UUID | None, width: int, limit: int
 ) -> Part:
     """Up to `limit` attempts out of the next `width` behind the id `after`."""
-    since, until = wanted.since, wanted.until
+    among = period.of(wanted).ids
     rows = await sql.export.fetch(
         connection,
         account_id=account_id,
-        after=after or (first_id(since, -CLOCKS_DIFFER) if since else FIRST),
-        until_id=first_id(until, CLOCKS_DIFFER) if until else LAST,
+        after=after or among["first"],
+        until_id=among["last"],
         width=width,
         limit=limit,
         **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__},

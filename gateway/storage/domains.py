@@ -17,7 +17,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from gateway.storage import db
+from gateway.storage import db, period
 from gateway.storage.sql import load
 
 sql = load("domains")
@@ -135,12 +135,19 @@ async def get(connection: db.Connection, account_id: UUID, name: str) -> Claim |
 
 
 async def page(
-    connection: db.Connection, account_id: UUID, *, after: tuple[datetime, str] | None, limit: int, ascending: bool
+    connection: db.Connection,
+    account_id: UUID,
+    *,
+    after: tuple[datetime, str] | None,
+    limit: int,
+    ascending: bool,
+    claimed: period.Period = period.ALWAYS,
 ) -> list[Claim]:
     """The account's claims behind `after` (created_at and name) in the order asked for."""
     query = sql.list_asc if ascending else sql.list_desc
     made, name = after or (None, None)
-    rows = await query.fetch(connection, account_id=account_id, made=made, after=name, limit=limit)
+    position = {"made": made, "after": name}
+    rows = await query.fetch(connection, account_id=account_id, limit=limit, **position, **claimed.values)
     return [Claim.from_row(row) for row in rows]
 
 

@@ -29,7 +29,6 @@ from gateway.storage import (
     callbacks,
     closing,
     db,
-    deliveries,
     emails,
     events,
     idempotency,
@@ -37,6 +36,7 @@ from gateway.storage import (
     mailboxes,
     messages,
     old_emails,
+    period,
     statistics,
     suppressions,
     webhooks,
@@ -283,7 +283,7 @@ async def forget_emails(database: db.Database, seconds: float) -> int:
 
 async def forget_attempts(database: db.Database, seconds: float) -> int:
     """Remove attempts, dialogues and all, that were made more than `seconds` ago; how many."""
-    until, removed = deliveries.first_id(await _ago(database, seconds)), 0
+    until, removed = period.first_id(await _ago(database, seconds)), 0
 
     async def slice_of(connection: db.Connection, account_id: UUID, after: UUID) -> tuple[int, UUID | None]:
         return await old_emails.remove_attempts(connection, account_id, after=after, until=until, limit=FORGET_SLICE)

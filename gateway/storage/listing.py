@@ -17,7 +17,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from gateway.storage import db, deliveries, emails
+from gateway.storage import db, emails, period
 from gateway.storage.sql import load
 
 sql = load("listing")
@@ -89,11 +89,11 @@ def _email(row: Record) -> emails.Email:
 def _bounds(wanted: Wanted, ascending: bool) -> tuple[UUID, UUID]:
     """The range of ids, both ends outside. Where a time begins and ends in it is told roughly; `created_at` decides."""
     begin, end = (wanted.after, wanted.before) if ascending else (wanted.before, wanted.after)
-    low, high = begin or deliveries.FIRST, end or deliveries.LAST
+    low, high = begin or period.FIRST, end or period.LAST
     if wanted.since is not None:
-        low = max(low, deliveries.first_id(wanted.since, -deliveries.CLOCKS_DIFFER))
+        low = max(low, period.first_id(wanted.since, -period.CLOCKS_DIFFER))
     if wanted.until is not None:
-        high = min(high, deliveries.first_id(wanted.until, deliveries.CLOCKS_DIFFER))
+        high = min(high, period.first_id(wanted.until, period.CLOCKS_DIFFER))
     return low, high
 
 

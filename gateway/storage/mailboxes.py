@@ -16,7 +16,7 @@ from asyncpg import Record
 from uuid_utils.compat import uuid7
 
 from gateway.errors import AddressTaken, InvalidState, NotFound
-from gateway.storage import accounts, db, events, quotas, rehearsals
+from gateway.storage import accounts, db, events, period, quotas, rehearsals
 from gateway.storage.sql import load
 
 sql = load("mailboxes")
@@ -164,11 +164,19 @@ async def id_of(connection: db.Connection, account_id: UUID, address: str) -> UU
 
 
 async def page(
-    connection: db.Connection, account_id: UUID, *, after: UUID | None, limit: int, ascending: bool, retention: float
+    connection: db.Connection,
+    account_id: UUID,
+    *,
+    after: UUID | None,
+    limit: int,
+    ascending: bool,
+    retention: float,
+    made: period.Period = period.ALWAYS,
 ) -> list[Mailbox]:
     """Mailboxes behind `after` in the order asked for."""
     query = sql.list_asc if ascending else sql.list_desc
-    rows = await query.fetch(connection, account_id=account_id, after=after, limit=limit, retention=retention)
+    values = {"after": after, "limit": limit, "retention": retention, **made.values, **made.ids}
+    rows = await query.fetch(connection, account_id=account_id, **values)
     return [Mailbox.from_row(row) for row in rows]
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from gateway.storage import callbacks, db, deliveries
+from gateway.storage import callbacks, db, period
 from gateway.storage.sql import load
 
 sql = load("old_emails")
@@ -21,7 +21,7 @@ sql = load("old_emails")
 
 def until(before: datetime) -> UUID:
     """All that is from before then has a smaller id, and some that is a little younger."""
-    return deliveries.first_id(before, deliveries.CLOCKS_DIFFER)
+    return period.first_id(before, period.CLOCKS_DIFFER)
 
 
 async def accounts_with_emails(connection: db.Connection, *, after: UUID, until: UUID, limit: int) -> list[UUID]:

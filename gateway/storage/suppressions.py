@@ -22,7 +22,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from gateway.mail import address
-from gateway.storage import db
+from gateway.storage import db, period
 from gateway.storage.sql import load
 
 sql = load("suppressions")
@@ -132,11 +132,12 @@ async def page(
     scope: str | None,  # None = whatever
     limit: int,
     ascending: bool,
+    listed: period.Period = period.ALWAYS,
 ) -> list[Suppression]:
     """Those that count, by when they were listed."""
     query = sql.page_asc if ascending else sql.page_desc
     made, behind, behind_scope = after or (None, None, None)
-    wanted = {"reason": reason, "address": address, "scope": scope}
+    wanted = {"reason": reason, "address": address, "scope": scope, **listed.values}
     position = {"made": made, "after": behind, "after_scope": behind_scope}
     rows = await query.fetch(connection, account_id=account_id, limit=limit, **wanted, **position)
     return [Suppression.from_row(row) for row in rows]

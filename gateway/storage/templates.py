@@ -9,7 +9,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from gateway.storage import db
+from gateway.storage import db, period
 from gateway.storage.sql import load
 
 sql = load("templates")
@@ -54,10 +54,15 @@ async def delete(connection: db.Connection, account_id: UUID, template_id: UUID)
 
 
 async def page(
-    connection: db.Connection, account_id: UUID, *, after: UUID | None, limit: int, ascending: bool
+    connection: db.Connection,
+    account_id: UUID,
+    *,
+    after: UUID | None,
+    limit: int,
+    ascending: bool,
+    made: period.Period = period.ALWAYS,
 ) -> list[Template]:
     """By when they were made."""
     query = sql.page_asc if ascending else sql.page_desc
-    return [
-        Template.from_row(row) for row in await query.fetch(connection, account_id=account_id, after=after, limit=limit)
-    ]
+    rows = await query.fetch(connection, account_id=account_id, after=after, limit=limit, **made.values)
+    return [Template.from_row(row) for row in rows]

@@ -22,7 +22,7 @@ from uuid import UUID
 from asyncpg import Record
 from uuid_utils.compat import uuid7
 
-from gateway.storage import db, events
+from gateway.storage import db, events, period
 from gateway.storage.sql import load
 
 sql = load("webhooks")
@@ -156,9 +156,18 @@ async def get(connection: db.Connection, account_id: UUID, webhook_id: UUID) -> 
     return Webhook.from_row(row) if row else None
 
 
-async def page(connection: db.Connection, account_id: UUID, *, after: UUID | None, limit: int) -> list[Webhook]:
+async def page(
+    connection: db.Connection,
+    account_id: UUID,
+    *,
+    after: UUID | None,
+    limit: int,
+    ascending: bool = False,
+    made: period.Period = period.ALWAYS,
+) -> list[Webhook]:
     """Newest first, behind `after`."""
-    rows = await sql.page.fetch(connection, account_id=account_id, after=after, limit=limit)
+    query = sql.page_asc if ascending else sql.page_desc
+    rows = await query.fetch(connection, account_id=account_id, after=after, limit=limit, **made.values)
     return [Webhook.from_row(row) for row in rows]
 
 
@@ -348,12 +357,20 @@ async def _end(connection: db.Connection, account_id: UUID, webhook_id: UUID, re
 
 
 async def deliveries(
-    connection: db.Connection, account_id: UUID, webhook_id: UUID, *, status: str | None, after: UUID | None, limit: int
+    connection: db.Connection,
+    account_id: UUID,
+    webhook_id: UUID,
+    *,
+    status: str | None,
+    after: UUID | None,
+    limit: int,
+    ascending: bool = False,
+    made: period.Period = period.ALWAYS,
 ) -> list[Delivery]:
     """Newest first, behind `after`."""
-    rows = await sql.deliveries.fetch(
-        connection, account_id=account_id, webhook_id=webhook_id, status=status, after=after, limit=limit
-    )
+    query = sql.deliveries_asc if ascending else sql.deliveries_desc
+    wanted = {"status": status, "after": after, "limit": limit, **made.values, **made.ids}
+    rows = await query.fetch(connection, account_id=account_id, webhook_id=webhook_id, **wanted)
     return [Delivery.from_row(row) for row in rows]
 
 

@@ -13,7 +13,7 @@ from gateway import errors, models, tokens
 from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Scope, Time
-from gateway.storage import accounts, audit, db
+from gateway.storage import accounts, audit, db, period
 from gateway.web import api, once, room
 
 CREATE: Final = "POST /v1/api-keys"
@@ -107,9 +107,16 @@ class Keys:
 
     async def list(self, caller: Caller, query: ListQuery) -> Page[Key]:
         """The account's keys that are not revoked, newest first."""
-        before = _cursors.decode(query.cursor)[0] if query.cursor else None
+        after = _cursors.decode(query.cursor)[0] if query.cursor else None
         async with self._gateway.database.connection() as connection:
-            found = await accounts.keys(connection, caller.account_id, before=before, limit=query.limit + 1)
+            found = await accounts.keys(
+                connection,
+                caller.account_id,
+                after=after,
+                limit=query.limit + 1,
+                ascending=query.order == "asc",
+                made=period.of(query),
+            )
         return models.page(found, query.limit, _shown, lambda key: _cursors.encode((key.id,)))
 
     async def get(self, caller: Caller, id: UUID) -> Key:

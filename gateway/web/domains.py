@@ -15,7 +15,7 @@ from gateway import errors, models
 from gateway.inbound import domains as claims
 from gateway.lifecycle import Gateway
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
-from gateway.storage import audit, db, dkim_keys, domains, mailboxes
+from gateway.storage import audit, db, dkim_keys, domains, mailboxes, period
 from gateway.web import api, once, room
 from gateway.web.paths import Paths
 
@@ -162,7 +162,12 @@ class Domains:
         after = _cursors.decode(query.cursor) if query.cursor else None
         async with self._gateway.database.connection() as connection:
             found = await domains.page(
-                connection, caller.account_id, after=after, limit=query.limit + 1, ascending=query.order == "asc"
+                connection,
+                caller.account_id,
+                after=after,
+                limit=query.limit + 1,
+                ascending=query.order == "asc",
+                claimed=period.of(query),
             )
             keys = await dkim_keys.of_domains(connection, caller.account_id, [claim.name for claim in found])
         return models.page(

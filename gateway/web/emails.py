@@ -21,7 +21,7 @@ from starlette.responses import Response
 from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.mail import address, classify, compose
-from gateway.models import Caller, Input, Output, Page, PeriodQuery, Time
+from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.outbound import moments
 from gateway.outbound import send as sending
 from gateway.storage import callbacks, db, emails, listing, suppressions
@@ -144,7 +144,7 @@ class EmailChanges(Input):
     id: str | None = Field(None, description="Resend's clients repeat it; allowed if equal")
 
 
-class EmailsQuery(PeriodQuery):
+class EmailsQuery(ListQuery):
     """Which e-mails."""
 
     status: Status | None = None

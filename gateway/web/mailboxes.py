@@ -17,7 +17,7 @@ from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Output, Page, Time
 from gateway.notify import waiting
-from gateway.storage import db, domains, events, mailboxes, quotas
+from gateway.storage import db, domains, events, mailboxes, period, quotas
 from gateway.web import api, messages, once
 from gateway.web.paths import Paths
 
@@ -267,6 +267,7 @@ class Mailboxes:
                 limit=query.limit + 1,
                 ascending=query.order == "asc",
                 retention=self._settings.retention_seconds,
+                made=period.of(query),
             )
         return models.page(found, query.limit, _shown, lambda box: _cursors.encode((box.id,)))
 

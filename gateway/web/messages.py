@@ -45,10 +45,12 @@ class MessagesQuery(ListQuery):
 
     def wanted(self) -> query.Query | None:
         """What is searched for; None = nothing: a plain list. Raises ValidationFailed."""
-        if self.thread is None and not (self.q and self.q.strip()):
+        asked = self.thread or self.since or self.until
+        if asked is None and not (self.q and self.q.strip()):
             return None
+        own = query.Filters(seen=self.seen, since=self.since, until=self.until)
         try:
-            return query.also(query.parse(self.q or ""), seen=self.seen, thread=self.thread)
+            return query.also(query.parse(self.q or ""), own, thread=self.thread)
         except query.InvalidQuery as error:
             raise errors.invalid("q", str(error)) from None
 

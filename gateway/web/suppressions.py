@@ -19,7 +19,7 @@ from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.mail import address
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
-from gateway.storage import audit, db, suppressions
+from gateway.storage import audit, db, period, suppressions
 from gateway.web import api, edge, once, reading, room
 
 CREATE: Final = "POST /v1/suppressions"
@@ -165,6 +165,7 @@ class Suppressions:
                 scope=query.scope,
                 limit=query.limit + 1,
                 ascending=query.order == "asc",
+                listed=period.of(query),
             )
         return models.page(
             found, query.limit, _shown, lambda one: _cursors.encode((one.created_at, one.address, one.scope))

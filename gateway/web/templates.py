@@ -15,7 +15,7 @@ from gateway.inbound import rendering
 from gateway.lifecycle import Gateway
 from gateway.mail import template
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
-from gateway.storage import audit, db, templates
+from gateway.storage import audit, db, period, templates
 from gateway.web import api, once, room
 
 CREATE: Final = "POST /v1/templates"
@@ -150,7 +150,12 @@ class Templates:
         after = _cursors.decode(query.cursor)[0] if query.cursor else None
         async with self._gateway.database.connection() as connection:
             found = await templates.page(
-                connection, caller.account_id, after=after, limit=query.limit + 1, ascending=query.order == "asc"
+                connection,
+                caller.account_id,
+                after=after,
+                limit=query.limit + 1,
+                ascending=query.order == "asc",
+                made=period.of(query),
             )
         return models.page(found, query.limit, _shown, lambda one: _cursors.encode((one.id,)))
 

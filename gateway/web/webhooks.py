@@ -14,7 +14,7 @@ from gateway import errors, models
 from gateway.lifecycle import Gateway
 from gateway.models import Caller, Input, ListQuery, Origin, Output, Page, Time
 from gateway.notify import guard
-from gateway.storage import audit, db, events, webhooks
+from gateway.storage import audit, db, events, period, webhooks
 from gateway.web import api, once, room
 from gateway.web.paths import Paths
 
@@ -79,7 +79,6 @@ class CreatedWebhook(Webhook):
 class DeliveriesQuery(ListQuery):
     """Which deliveries."""
 
-    order: Literal["desc"] = "desc"
     status: Literal["pending", "delivered", "dead"] | None = None
 
 
@@ -181,7 +180,14 @@ class Webhooks:
         """The account's webhooks, newest first."""
         after = _cursors.decode(query.cursor)[0] if query.cursor else None
         async with self._gateway.database.connection() as connection:
-            found = await webhooks.page(connection, caller.account_id, after=after, limit=query.limit + 1)
+            found = await webhooks.page(
+                connection,
+                caller.account_id,
+                after=after,
+                limit=query.limit + 1,
+                ascending=query.order == "asc",
+                made=period.of(query),
+            )
         return models.page(found, query.limit, _shown, lambda webhook: _cursors.encode((webhook.id,)))
 
     async def get(self, caller: Caller, id: UUID) -> Webhook:
@@ -315,6 +321,8 @@ class Webhooks:
                 status=query.status,
                 after=_cursors.decode(query.cursor)[0] if query.cursor else None,
                 limit=query.limit + 1,
+                ascending=query.order == "asc",
+                made=period.of(query),
             )
             event_ids = [delivery.event_id for delivery in found]
             made = await webhooks.attempts(connection, caller.account_id, id, event_ids)

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from uuid_utils.compat import uuid7
 
-from gateway.storage import db, deliveries
+from gateway.storage import db, deliveries, period
 from gateway.web.deliveries import PAGE
 from tests import house, sending
 from tests.flows import letters
@@ -73,9 +73,7 @@ async def test_a_long_log_comes_in_pages_whole_and_in_order_and_a_time_of_it_alo
         rows = []
         for number in range(1, count + 1):
             ended = begun + timedelta(seconds=number)
-            drawn = deliveries.first_id(ended + timedelta(minutes=3 if number % 2 else -3)).int | uuid7().int % (
-                1 << 62
-            )
+            drawn = period.first_id(ended + timedelta(minutes=3 if number % 2 else -3)).int | uuid7().int % (1 << 62)
             rows.append((tenant.account_id, UUID(int=drawn), delivery["id"], email_id, number, ended))
         await connection.executemany(
             "insert into attempts (account_id, id, delivery_id, email_id, number, provider, started_at, finished_at,"

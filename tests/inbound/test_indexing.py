@@ -96,9 +96,10 @@ async def find_page(
     after: int | None = None,
     limit: int = 2,
     ascending: bool = False,
-    **also: Any,
+    seen: bool | None = None,
+    thread: UUID | None = None,
 ) -> search.Found:
-    wanted = query.also(query.parse(q), **also)
+    wanted = query.also(query.parse(q), query.Filters(seen=seen), thread=thread)
     async with database.transaction() as connection:
         return await search.page(
             connection, account_id, wanted, mailbox_id=box, after=after, limit=limit, ascending=ascending

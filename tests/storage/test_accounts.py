@@ -88,9 +88,9 @@ async def test_an_expired_key_is_not_usable_though_it_is_found(database: db.Data
         assert [holder and holder.key_id for holder in found] == [None, good]
         both = [(account_id, over), (account_id, good)]
         assert await accounts.standing(connection, both) == {(account_id, good)}
-        listed = await accounts.keys(connection, account_id, before=None, limit=10)
+        listed = await accounts.keys(connection, account_id, after=None, limit=10)
         assert [one.id for one in listed] == [good, over]
-        assert [one.id for one in await accounts.keys(connection, account_id, before=good, limit=10)] == [over]
+        assert [one.id for one in await accounts.keys(connection, account_id, after=good, limit=10)] == [over]
 
 
 async def test_nobody_sees_or_revokes_anothers_key(database: db.Database, account_id: UUID) -> None:
@@ -98,7 +98,7 @@ async def test_nobody_sees_or_revokes_anothers_key(database: db.Database, accoun
     async with database.transaction() as connection:
         assert await accounts.key(connection, other, id) is None
         assert not await accounts.rename_key(connection, other, id, "mine")
-        assert await accounts.keys(connection, other, before=None, limit=10) == []
+        assert await accounts.keys(connection, other, after=None, limit=10) == []
         assert not await accounts.revoke_key(connection, other, id)
     assert await whose(database) is not None
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from gateway.storage import db, deliveries, emails, listing
+from gateway.storage import db, emails, listing, period
 from tests.storage import rows
 from tests.storage.test_emails import claim, settle, verdict
 
@@ -25,7 +25,7 @@ async def ids(database: db.Database, account_id: UUID) -> list[UUID]:
     other = await rows.account(database)
     found = []
     for number in range(COUNT):
-        drawn = deliveries.first_id(datetime.now(UTC) - timedelta(hours=COUNT - number))
+        drawn = period.first_id(datetime.now(UTC) - timedelta(hours=COUNT - number))
         subject = "Your INVOICE, 100% paid" if number % 5 == 0 else "Hello"
         for owner in (other, account_id):
             id = UUID(int=drawn.int | uuid7().int % (1 << 62))

@@ -11,7 +11,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from gateway.errors import InvalidState, NotFound
-from gateway.storage import callbacks, db, deliveries, emails, housekeeping, old_emails
+from gateway.storage import callbacks, db, emails, housekeeping, old_emails, period
 from tests.storage import rows
 from tests.storage.test_emails import asking, attempts, claim, put, settle, verdict
 
@@ -30,7 +30,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 def drawn(days: float) -> UUID:
     """An id as it was drawn so many days ago."""
     moment = datetime.now(UTC) - timedelta(days=days)
-    return UUID(int=deliveries.first_id(moment).int | uuid7().int % (1 << 62))
+    return UUID(int=period.first_id(moment).int | uuid7().int % (1 << 62))
 
 
 async def ended(database: db.Database, email_id: UUID, status: str, days: float) -> None:
@@ -88,7 +88,7 @@ async def test_no_more_mail_goes_at_once_than_a_statement_has_time_for(database:
     async with database.connection() as connection:
         await connection.execute("update emails set size = 100")
     removed = 0
-    last: UUID | None = deliveries.FIRST
+    last: UUID | None = period.FIRST
     while last is not None:
         async with database.transaction() as connection:
             count, last = await old_emails.remove(

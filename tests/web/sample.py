@@ -55,7 +55,7 @@ class Stored(models.Output):
     fingerprint: str | None = None
 
 
-class LettersQuery(models.PeriodQuery):
+class LettersQuery(models.ListQuery):
     sender: str | None = Field(None, alias="from", description="Exactly this sender")
     types: models.Words = ()
     seen: bool | None = None

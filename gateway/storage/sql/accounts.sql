@@ -83,10 +83,17 @@ where k.account_id = o.account_id and k.id = o.id
 -- key: one API key
 select k.id, k.name, k.scopes, k.domains, k.expires_at, k.revoked_at, k.created_at, k.last_used_at from api_keys k where k.account_id = :account_id and k.id = :id
 
--- keys: an account's API keys, newest first
+-- keys_desc: an account's API keys, newest first
 select k.id, k.name, k.scopes, k.domains, k.expires_at, k.revoked_at, k.created_at, k.last_used_at from api_keys k
-where k.account_id = :account_id and k.revoked_at is null and (cast(:before as uuid) is null or k.id < :before)
+where k.account_id = :account_id and k.revoked_at is null and (cast(:after as uuid) is null or k.id < :after)
+  and k.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and k.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by k.id desc limit :limit
+
+-- keys_asc: the same, oldest first
+select k.id, k.name, k.scopes, k.domains, k.expires_at, k.revoked_at, k.created_at, k.last_used_at from api_keys k
+where k.account_id = :account_id and k.revoked_at is null and (cast(:after as uuid) is null or k.id > :after)
+  and k.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and k.created_at < coalesce(cast(:until as timestamptz), 'infinity')
+order by k.id limit :limit
 
 -- revoke_key: the key is not valid any more
 update api_keys set revoked_at = statement_timestamp() where account_id = :account_id and id = :id and revoked_at is null

@@ -42,6 +42,7 @@ select d.name, d.wildcard, d.unknown_recipients, d.verified_at, d.failed_at, d.c
 from domains d
 where d.account_id = :account_id
   and (cast(:made as timestamptz) is null or (d.created_at, d.name) < (cast(:made as timestamptz), cast(:after as text)))
+  and d.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and d.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by d.created_at desc, d.name desc limit :limit
 
 -- list_asc: the same, oldest first
@@ -51,6 +52,7 @@ select d.name, d.wildcard, d.unknown_recipients, d.verified_at, d.failed_at, d.c
 from domains d
 where d.account_id = :account_id
   and (cast(:made as timestamptz) is null or (d.created_at, d.name) > (cast(:made as timestamptz), cast(:after as text)))
+  and d.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and d.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by d.created_at, d.name limit :limit
 
 -- change: what its owner wants done with mail there

@@ -65,7 +65,8 @@ select m.id, m.address, m.expires_at, m.metadata, m.created_at, m.sender_policy,
 from mailboxes m
 where m.account_id = :account_id and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
-  and (cast(:after as uuid) is null or m.id < :after)
+  and (cast(:after as uuid) is null or m.id < :after) and m.id > :first and m.id < :last
+  and m.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and m.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by m.id desc limit :limit
 
 -- list_asc: the same, oldest first
@@ -77,7 +78,8 @@ select m.id, m.address, m.expires_at, m.metadata, m.created_at, m.sender_policy,
 from mailboxes m
 where m.account_id = :account_id and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
-  and (cast(:after as uuid) is null or m.id > :after)
+  and (cast(:after as uuid) is null or m.id > :after) and m.id > :first and m.id < :last
+  and m.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and m.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by m.id limit :limit
 
 -- lock: one mailbox for a change; where the sweep was quicker the row tells, for this statement's clock stood while it waited

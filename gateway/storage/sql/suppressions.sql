@@ -48,6 +48,7 @@ where s.account_id = :account_id and (s.expires_at is null or s.expires_at > sta
     or (s.created_at, s.address, s.scope) < (cast(:made as timestamptz), cast(:after as text), cast(:after_scope as text)))
   and (cast(:reason as text) is null or s.reason = :reason) and (cast(:address as text) is null or s.address = :address)
   and (cast(:scope as text) is null or s.scope = :scope)
+  and s.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and s.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by s.created_at desc, s.address desc, s.scope desc limit :limit
 
 -- page_asc: the same, oldest first
@@ -57,6 +58,7 @@ where s.account_id = :account_id and (s.expires_at is null or s.expires_at > sta
     or (s.created_at, s.address, s.scope) > (cast(:made as timestamptz), cast(:after as text), cast(:after_scope as text)))
   and (cast(:reason as text) is null or s.reason = :reason) and (cast(:address as text) is null or s.address = :address)
   and (cast(:scope as text) is null or s.scope = :scope)
+  and s.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and s.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by s.created_at, s.address, s.scope limit :limit
 
 -- behind: a slice of the whole list, by address

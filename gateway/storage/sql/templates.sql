@@ -16,8 +16,12 @@ delete from templates t where t.account_id = :account_id and t.id = :id
 
 -- page_desc: newest first
 select t.id, t.name, t.subject, t.html, t.text, t.variables, t.created_at, t.updated_at from templates t
-where t.account_id = :account_id and (cast(:after as uuid) is null or t.id < :after) order by t.id desc limit :limit
+where t.account_id = :account_id and (cast(:after as uuid) is null or t.id < :after)
+  and t.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and t.created_at < coalesce(cast(:until as timestamptz), 'infinity')
+order by t.id desc limit :limit
 
 -- page_asc: the same, oldest first
 select t.id, t.name, t.subject, t.html, t.text, t.variables, t.created_at, t.updated_at from templates t
-where t.account_id = :account_id and (cast(:after as uuid) is null or t.id > :after) order by t.id limit :limit
+where t.account_id = :account_id and (cast(:after as uuid) is null or t.id > :after)
+  and t.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and t.created_at < coalesce(cast(:until as timestamptz), 'infinity')
+order by t.id limit :limit

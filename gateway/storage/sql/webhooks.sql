@@ -6,10 +6,17 @@ returning created_at
 -- get: one webhook
 select w.* from webhooks w where w.account_id = :account_id and w.id = :id and w.deleted_at is null
 
--- page: an account's webhooks, newest first
+-- page_desc: an account's webhooks, newest first
 select w.* from webhooks w
 where w.account_id = :account_id and w.deleted_at is null and (cast(:after as uuid) is null or w.id < :after)
+  and w.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and w.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by w.id desc limit :limit
+
+-- page_asc: the same, oldest first
+select w.* from webhooks w
+where w.account_id = :account_id and w.deleted_at is null and (cast(:after as uuid) is null or w.id > :after)
+  and w.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and w.created_at < coalesce(cast(:until as timestamptz), 'infinity')
+order by w.id limit :limit
 
 -- change: what it hears of, where and how, and whether it does
 update webhooks set url = :url, types = :types, mailbox_id = :mailbox_id, ordered = :ordered, status = 'active', disabled_reason = null, failing_since = null
@@ -153,11 +160,19 @@ update webhooks w set failing_since = :now where w.account_id = :account_id and 
 -- failing_since: since when it does not
 select w.failing_since from webhooks w where w.account_id = :account_id and w.id = :id
 
--- deliveries: of one webhook, newest first
+-- deliveries_desc: of one webhook, newest first
 select d.* from webhook_deliveries d
 where d.account_id = :account_id and d.webhook_id = :webhook_id and (cast(:status as text) is null or d.status = :status)
-  and (cast(:after as uuid) is null or d.event_id < :after)
+  and (cast(:after as uuid) is null or d.event_id < :after) and d.event_id > :first and d.event_id < :last
+  and d.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and d.created_at < coalesce(cast(:until as timestamptz), 'infinity')
 order by d.event_id desc limit :limit
+
+-- deliveries_asc: the same, oldest first
+select d.* from webhook_deliveries d
+where d.account_id = :account_id and d.webhook_id = :webhook_id and (cast(:status as text) is null or d.status = :status)
+  and (cast(:after as uuid) is null or d.event_id > :after) and d.event_id > :first and d.event_id < :last
+  and d.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and d.created_at < coalesce(cast(:until as timestamptz), 'infinity')
+order by d.event_id limit :limit
 
 -- delivery: one of them
 select d.* from webhook_deliveries d where d.account_id = :account_id and d.webhook_id = :webhook_id and d.event_id = :event_id
