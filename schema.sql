@@ -175,7 +175,7 @@ create table held_messages (                          -- stored, but shown to no
   mailbox_id uuid not null,
   content_id uuid not null,
   message json not null,                              -- the row of messages and what its event will say
-  policy text not null,                               -- of the mailbox when it came: flag, drop-on-fail
+  policy text not null,                               -- of the mailbox when it came: flag, drop-on-fail; or over-quota: and the quota
   created_at timestamptz not null,                    -- 5 s later it is shown or dropped, whatever is known then
   due_at timestamptz not null,                        -- when somebody must look again: at once, or the end of a lease
   primary key (account_id, id)

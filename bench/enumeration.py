@@ -181,5 +181,5 @@ def _told(kind: str, times: Times) -> Row:
         ratio=None,
         target="",
         met=None,
-        note="more statements than for others",
+        note="",
     )

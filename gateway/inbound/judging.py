@@ -4,6 +4,8 @@
     drain_held   held mail, each message by itself: judged within HOLD_SECONDS of its arrival, then shown or dropped
     let_go       held mail that no worker has looked at is shown without a verdict; every process sees to it
 
+Mail that its account has no room for is held likewise, and dropped without a look at its sender.
+
 A worker that dies leaves a claim that runs out; whoever takes over does the same again, and only one of them is heard
 (storage.judgements). Mail that never left the house is not judged: its `auth` stays empty.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
@@ -23,7 +26,7 @@ import structlog
 
 from gateway import loops
 from gateway.errors import ApiError, Unavailable
-from gateway.inbound import verdicts
+from gateway.inbound import allowance, verdicts
 from gateway.inbound.pace import Pace
 from gateway.inbound.parsing import ParsingPool
 from gateway.resolving import Resolver
@@ -78,6 +81,7 @@ class Judging:
         self._judges = settings.sender_auth
         self._hostname = settings.hostname
         self._told = told
+        self._allowance = allowance.Allowance(database, settings, told=told)
         self._pace = pace
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._examiners = ParsingPool(EXAMINER, workers=LARGE_AT_ONCE)
@@ -167,6 +171,9 @@ class Judging:
     async def _held(self, account_id: UUID, held: judgements.Held, began: float) -> None:
         """`began`: when its age was told. What goes wrong is logged; the claim runs out and somebody tries again."""
         try:
+            if held.quota is not None:
+                await self._drop(account_id, held, held.quota)
+                return
             left = HOLD_SECONDS - MARGIN_SECONDS - held.age - (time.monotonic() - began)
             verdict = await self._of_held(account_id, held, left)
             async with self._writing:
@@ -204,6 +211,16 @@ class Judging:
         HELD.labels("dropped" if dropped else "flagged" if labels else "shown").observe(held.age + waited)
         self._told([account_id])
 
+    async def _drop(self, account_id: UUID, held: judgements.Held, quota: str) -> bool:
+        """There is no room for the message: it goes, and its owner is told. False = somebody else was quicker."""
+        async with self._writing, self._database.transaction() as connection:
+            more = functools.partial(self._allowance.exceeded, connection, account_id, quota)
+            done = await judgements.drop(connection, account_id, held, _too_much(held, quota), more)
+        if done:
+            allowance.EXCEEDED.labels(quota).inc()
+            self._told([account_id])
+        return done
+
     async def let_go(self, overdue: float = OVERDUE_SECONDS) -> int:
         """Show held mail that nobody has looked at for `overdue` seconds, without a verdict; how many messages."""
         async with self._database.connection() as connection:
@@ -222,6 +239,8 @@ class Judging:
         """Whether it could be shown; one that cannot stands in no other's way."""
         verdict = verdicts.unknown("nobody was there to judge it") if self._judges else None
         try:
+            if held.quota is not None:
+                return await self._drop(account_id, held, held.quota)
             await self._release(account_id, held, verdict, 0.0)
         except Unavailable:
             raise
@@ -319,4 +338,18 @@ def _why(held: judgements.Held, verdict: verdicts.Verdict) -> dict[str, Any]:
         "size": message.size,
         "receipt_id": held.content_id,
         "auth": verdict.told(),
+    }
+
+
+def _too_much(held: judgements.Held, quota: str) -> dict[str, Any]:
+    """What its owner hears of a message that there was no room for."""
+    message = held.message
+    return {
+        "reason": "quota_exceeded",
+        "quota": quota,
+        "from": {"name": message.from_name, "address": message.from_address},
+        "rcpt_to": msgspec.json.decode(message.envelope)["rcpt_to"],
+        "subject": message.subject,
+        "size": message.size,
+        "receipt_id": held.content_id,
     }

@@ -75,17 +75,10 @@ class Sorting:
 
     stored: Plan = field(default_factory=lambda: defaultdict(list))  # shown at once, or in the void
     held: dict[UUID, list[tuple[Placement, str]]] = field(default_factory=lambda: defaultdict(list))  # with the policy
-    dropped: dict[UUID, list[tuple[Placement, str]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # with the quota
 
     def accounts(self) -> set[UUID]:
         """Whose rows are written."""
-        return {*self.stored, *self.held, *self.dropped}
-
-    def grown(self) -> set[UUID]:
-        """Whose logs grow."""
-        return {*self.stored, *self.dropped}
+        return {*self.stored, *self.held}
 
 
 @functools.lru_cache(maxsize=4096)  # asked at RCPT, and again when the message is there

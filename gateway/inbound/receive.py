@@ -4,9 +4,10 @@
     deliver     parse → batch → one transaction → "250 2.0.0 queued as <receipt id>"
 
 Mail for an unknown or an expired address is dropped *after* DATA, with the same answer and by the same work: it is
-parsed and stored like any other, into an account of the void, and removed from there by reclaim. So is mail for an
-account over its quota, with `message.dropped` in the owner's log. What comes to return paths is kept apart from
-messages (gateway.inbound.returned).
+parsed and stored like any other, into an account of the void, and removed from there by reclaim. Mail for an account
+over its quota is held as mail is whose sender is to be judged, by the same work again, until a worker drops it and
+tells its owner (gateway.inbound.judging). What comes to return paths is kept apart from messages
+(gateway.inbound.returned).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import prometheus_client
 import structlog
 
 from gateway.errors import Unavailable
-from gateway.inbound import allowance, placing, reading
+from gateway.inbound import placing, reading
 from gateway.inbound.allowance import Allowance
 from gateway.inbound.parsing import ParsingPool
 from gateway.inbound.placing import Arrival, Placement, Plan, Recipient, Sorting
@@ -31,14 +32,14 @@ from gateway.inbound.rehearsing import Rehearsals
 from gateway.inbound.returned import Returned
 from gateway.inbound.territory import Ground, Territory
 from gateway.inbound.void import Void
-from gateway.mail import charsets, header, parse, verp
+from gateway.mail import header, parse, verp
 from gateway.settings import Settings
-from gateway.storage import committer, db, events, mailboxes, messages
+from gateway.storage import committer, db, judgements, mailboxes, messages
 
 log = structlog.get_logger(__name__)
 
 # outcome: "stored" (somebody's mailbox), "held" (until its sender is judged), "dropped" (nobody's), "over_quota"
-# (dropped, and its owner told)
+# (held until it is dropped and its owner told)
 STORED = prometheus_client.Counter("postroom_inbound_messages", "Messages committed, by recipient", ["outcome"])
 BATCH = prometheus_client.Histogram(
     "postroom_inbound_batch_size", "DATAs of one transaction", buckets=(1, 2, 4, 8, 16, 32, 64)
@@ -194,8 +195,8 @@ class Reception:
 
     async def _store_at_once(self, plan: Plan) -> Sorting | None:
         """What is for one account in one statement, its own transaction; None = nothing was stored, for not all of it
-        is to be shown: some mailboxes are over and others are not, one came to its end in this moment, a quota is
-        spent, or a sender is to be judged first."""
+        has the same fate: some mailboxes are over or hold their mail and others do not, or one came to its end in this
+        moment."""
         [(account_id, placements)] = plan.items()
         async with self._database.statement() as connection:
             ids = {placement.mailbox_id for placement in placements}
@@ -203,20 +204,21 @@ class Reception:
             if standing.usage is None:
                 account_id = self._void.pick()
                 placements = [placement.lost(account_id) for placement in placements]
-            elif account_id not in self._void and not self._may_be_shown(placements, standing):
+            elif len(standing.policies) < len(ids):
                 return None
-            new = [placement.message() for placement in placements]
-            if await messages.store_whole(connection, account_id, new, self._contents(account_id, placements)):
-                return Sorting(stored={account_id: placements})
-        return None
+            sorting = Sorting()
+            self._put(sorting, account_id, placements, standing)
+            return sorting if await self._stored_whole(connection, account_id, sorting) else None
 
-    def _may_be_shown(self, placements: Sequence[Placement], standing: mailboxes.Standing) -> bool:
-        """Whether all of them can be stored and told of right away."""
-        if len(standing.policies) < len({placement.mailbox_id for placement in placements}):
+    async def _stored_whole(self, connection: db.Connection, account_id: UUID, sorting: Sorting) -> bool:
+        shown, held = sorting.stored.get(account_id, []), sorting.held.get(account_id, [])
+        if held and shown:
             return False
-        if self._judges and any(policy != "accept" for policy in standing.policies.values()):
-            return False
-        return standing.usage is None or self._allowance.spent(standing.usage) is None
+        contents = self._contents(account_id, sorting)
+        if shown:
+            return await messages.store_whole(connection, account_id, [p.message() for p in shown], contents)
+        waiting = [(placement.message(), policy) for placement, policy in held]
+        return await messages.hold_whole(connection, account_id, waiting, contents, void_id=self._void.pick())
 
     async def _store_together(self, plan: Plan) -> Sorting:
         """Anything else, in one transaction."""
@@ -228,32 +230,33 @@ class Reception:
         return sorting
 
     async def _sort(self, connection: db.Connection, live: Plan) -> Sorting:
-        """What is stored, what waits for a verdict, and what its account has no room for."""
+        """What is stored, and what waits: for a verdict, or for being dropped where its account has no room."""
         sorting = Sorting()
         for account_id, placements in live.items():
             if account_id in self._void:
                 sorting.stored[account_id] += placements
-                continue
-            standing = await mailboxes.standing(connection, account_id, [p.mailbox_id for p in placements])
-            quota = self._allowance.spent(standing.usage) if standing.usage else None
-            for placement in placements:
-                policy = standing.policies.get(placement.mailbox_id, "accept")
-                self._put(sorting, account_id, placement, policy, quota)
+            else:
+                standing = await mailboxes.standing(connection, account_id, [p.mailbox_id for p in placements])
+                self._put(sorting, account_id, placements, standing)
         return sorting
 
-    def _put(self, sorting: Sorting, account_id: UUID, placement: Placement, policy: str, quota: str | None) -> None:
-        if quota is not None:
-            void_id = self._void.pick()
-            sorting.dropped[account_id].append((placement, quota))
-            sorting.stored[void_id].append(placement.lost(void_id))
-        elif self._judges and policy != "accept":
-            sorting.held[account_id].append((placement, policy))
-        else:
-            sorting.stored[account_id].append(placement)
+    def _put(
+        self, sorting: Sorting, account_id: UUID, placements: Sequence[Placement], standing: mailboxes.Standing
+    ) -> None:
+        usage = None if account_id in self._void else standing.usage
+        quota = self._allowance.spent(usage) if usage else None
+        for placement in placements:
+            policy = standing.policies.get(placement.mailbox_id, "accept") if self._judges else "accept"
+            if quota is not None:
+                sorting.held[account_id].append((placement, judgements.OVER_QUOTA + quota))
+            elif policy != "accept":
+                sorting.held[account_id].append((placement, policy))
+            else:
+                sorting.stored[account_id].append(placement)
 
     async def _store(self, connection: db.Connection, account_id: UUID, sorting: Sorting) -> None:
         shown, held = sorting.stored.get(account_id, []), sorting.held.get(account_id, [])
-        contents = self._contents(account_id, [*shown, *(placement for placement, _ in held)])
+        contents = self._contents(account_id, sorting)
         if held:  # a content may be for a mailbox that shows it, too
             added = await messages.add_contents(connection, account_id, contents)
             waiting = [(p.message(), policy) for p, policy in held if p.arrival.incoming.receipt_id in added]
@@ -262,18 +265,6 @@ class Reception:
             contents = []
         if shown:
             await messages.store(connection, account_id, [p.message() for p in shown], contents)
-        await self._tell_dropped(connection, account_id, sorting.dropped.get(account_id, []))
-
-    async def _tell_dropped(
-        self, connection: db.Connection, account_id: UUID, dropped: Sequence[tuple[Placement, str]]
-    ) -> None:
-        if not dropped:
-            return
-        for _, quota in dropped:
-            allowance.EXCEEDED.labels(quota).inc()
-        told = [_dropped(placement, quota) for placement, quota in dropped]
-        told += await self._allowance.exceeded(connection, account_id, dropped[0][1])
-        await events.append(connection, account_id, told)
 
     async def _find(self, arrival: Arrival) -> str | None:
         if not arrival.accounts:  # it was a mailbox's making whose COMMIT broke; the mail was not stored yet
@@ -284,27 +275,27 @@ class Reception:
                 return _queued(arrival.incoming.receipt_id)
         return None
 
-    def _contents(self, account_id: UUID, placements: Sequence[Placement]) -> list[messages.Content]:
+    def _contents(self, account_id: UUID, sorting: Sorting) -> list[messages.Content]:
         """Each message's bytes, once for the account."""
+        held = sorting.held.get(account_id, [])
+        is_lost = account_id in self._void or any(judgements.is_over_quota(policy) for _, policy in held)
+        placements = [*sorting.stored.get(account_id, []), *(placement for placement, _ in held)]
         arrivals = {p.arrival.incoming.receipt_id: p.arrival for p in placements}
         for arrival in arrivals.values():
             arrival.accounts.append(account_id)
-        return [self._content(account_id, arrival.incoming) for arrival in arrivals.values()]
+        return [self._content(arrival.incoming, is_lost=is_lost) for arrival in arrivals.values()]
 
-    def _content(self, account_id: UUID, incoming: Incoming) -> messages.Content:
-        raw = self._void.kept(incoming.raw) if account_id in self._void else incoming.raw
+    def _content(self, incoming: Incoming, *, is_lost: bool) -> messages.Content:
+        raw = self._void.kept(incoming.raw) if is_lost else incoming.raw
         return messages.Content(id=incoming.receipt_id, raw=raw, size=len(incoming.raw))
 
     def _after(self, sorting: Sorting) -> None:
-        over_quota = sum(map(len, sorting.dropped.values()))
-        lost = sum(len(placements) for account_id, placements in sorting.stored.items() if account_id in self._void)
-        shown = sum(map(len, sorting.stored.values())) - lost
-        for outcome, count in (("stored", shown), ("dropped", lost - over_quota), ("over_quota", over_quota)):
-            if count:
-                STORED.labels(outcome).inc(count)
+        for account_id, placements in sorting.stored.items():
+            STORED.labels("dropped" if account_id in self._void else "stored").inc(len(placements))
         for held in sorting.held.values():
-            STORED.labels("held").inc(len(held))
-        grown = [account_id for account_id in sorting.grown() if account_id not in self._void]
+            for _, policy in held:
+                STORED.labels("over_quota" if judgements.is_over_quota(policy) else "held").inc()
+        grown = [account_id for account_id in sorting.stored if account_id not in self._void]
         _after_replies(lambda: self._told(grown))
         if sorting.held:
             _after_replies(lambda: self._judge(sorting.held))
@@ -324,18 +315,3 @@ def _size(arrival: Arrival) -> int:
 
 def _queued(receipt_id: UUID) -> str:
     return f"250 2.0.0 queued as {receipt_id}"
-
-
-def _dropped(placement: Placement, quota: str) -> events.NewEvent:
-    """What the owner hears of mail that there was no room for."""
-    read = placement.arrival.reading
-    data = {
-        "reason": "quota_exceeded",
-        "quota": quota,
-        "from": {"name": read.from_name, "address": read.from_address},
-        "rcpt_to": [charsets.clean(recipient.given) for recipient in placement.recipients],
-        "subject": read.subject,
-        "size": len(placement.arrival.incoming.raw),
-        "receipt_id": placement.arrival.incoming.receipt_id,
-    }
-    return events.NewEvent(type="message.dropped", mailbox_id=placement.mailbox_id, data=events.encode(data))

@@ -1,5 +1,8 @@
 """What is known of senders: verdicts on messages that are shown already, and mail that is held until there is one.
 
+Mail that there is no room for is held, too, until it is dropped and its owner is told: at the door it costs what any
+mail costs.
+
 An account's messages are judged in the order of the log, slice by slice; `judgements` says how far that is, and who is
 at it: a claim that runs out. Held mail is claimed message by message in the same way. A claim decides nothing: what
 counts is who moves `judged_seq` from where it was, and who deletes the held row, in the transaction that tells of it.
@@ -7,10 +10,10 @@ counts is who moves `judged_seq` from where it was, and who deletes the held row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -19,6 +22,13 @@ from gateway.storage import db, events, messages
 from gateway.storage.sql import load
 
 sql = load("judgements")
+
+OVER_QUOTA: Final = "over-quota:"  # the policy of mail that its account has no room for, in front of the quota's name
+
+
+def is_over_quota(policy: str) -> bool:
+    """Whether mail under it is to be dropped, whoever sent it."""
+    return policy.startswith(OVER_QUOTA)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +52,14 @@ class Held:
     mailbox_id: UUID
     content_id: UUID
     message: messages.NewMessage
-    policy: str  # of its mailbox when it came: flag, drop-on-fail
+    policy: str  # of its mailbox when it came: flag, drop-on-fail; or OVER_QUOTA and the quota
     created_at: datetime
     age: float  # seconds since then, by the database's clock when it was claimed
+
+    @property
+    def quota(self) -> str | None:
+        """The quota for which it is to be dropped; None = its sender is to be judged."""
+        return self.policy.removeprefix(OVER_QUOTA) if is_over_quota(self.policy) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +171,13 @@ async def show(
     return True
 
 
-async def drop(connection: db.Connection, account_id: UUID, held: Held, data: dict[str, Any]) -> bool:
+async def drop(
+    connection: db.Connection,
+    account_id: UUID,
+    held: Held,
+    data: dict[str, Any],
+    also: Callable[[], Awaitable[Sequence[events.NewEvent]]] | None = None,  # events to be told behind it
+) -> bool:
     """The message goes, with its content, and its owner is told `data`, in a transaction; False as above."""
     if not await _take(connection, account_id, held):
         return False
@@ -164,7 +185,7 @@ async def drop(connection: db.Connection, account_id: UUID, held: Held, data: di
     event = events.NewEvent(
         type="message.dropped", mailbox_id=held.mailbox_id, message_id=held.id, data=events.encode(data)
     )
-    await events.append(connection, account_id, [event])
+    await events.append(connection, account_id, [event, *(await also() if also is not None else [])])
     return True
 
 

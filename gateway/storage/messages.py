@@ -200,6 +200,32 @@ async def hold(connection: db.Connection, account_id: UUID, messages: Sequence[t
     )
 
 
+async def hold_whole(
+    connection: db.Connection,
+    account_id: UUID,
+    messages: Sequence[tuple[NewMessage, str]],
+    contents: Sequence[Content],
+    *,
+    void_id: UUID,
+) -> bool:
+    """The same with their contents, as a transaction of its own, for mailboxes that nobody has locked; False = nothing
+    was stored, for one of them is over. It takes as long as `store_whole`: some of it is done in the void."""
+    held = await sql.hold_whole.value(
+        connection,
+        account_id=account_id,
+        void_id=void_id,
+        ids=[new.id for new, _ in messages],
+        mailbox_ids=[new.mailbox_id for new, _ in messages],
+        content_ids=[new.content_id for new, _ in messages],
+        messages=[_encode(new).decode() for new, _ in messages],
+        policies=[policy for _, policy in messages],
+        added_ids=[content.id for content in contents],
+        raws=[content.raw for content in contents],
+        sizes=[content.size for content in contents],
+    )
+    return bool(held == len({new.mailbox_id for new, _ in messages}))
+
+
 async def drop_contents(connection: db.Connection, account_id: UUID, content_ids: Sequence[UUID]) -> int:
     """Remove those contents that no message refers to; how many."""
     return await sql.drop_contents.run(connection, account_id=account_id, ids=list(content_ids))

@@ -117,6 +117,30 @@ async def test_what_is_overdue_is_shown_without_asking_the_dns(database: db.Data
     assert message.auth["dmarc"] == "temperror"
 
 
+@pytest.mark.parametrize("way", ["a worker", "nobody looked"])
+async def test_mail_that_there_is_no_room_for_is_dropped_and_told_of_once(
+    database: db.Database, account_id: UUID, way: str
+) -> None:
+    """Whoever sent it: nobody is asked about its sender."""
+    for _ in range(2):
+        await hold(database, account_id, "good.example", policy="over-quota:stored_bytes")
+    told = Told()
+    looking = desk(database, told, Silent(ZONE), max_stored_bytes=10)
+    if way == "a worker":
+        await drained(looking, account_id)
+    else:
+        assert await looking.let_go(overdue=0) == 2
+    assert await looking.let_go(overdue=0) == 0
+    assert await shown(database, account_id) == []
+    assert await rows.count(database, "select count(*) from contents where account_id = $1", account_id) == 0
+    log = [event for event in await rows.log_of(database, account_id) if not event.type.startswith("mailbox.")]
+    assert sorted(event.type for event in log) == ["message.dropped", "message.dropped", "quota.exceeded"]
+    data = msgspec.json.decode(next(event.data for event in log if event.type == "message.dropped"))
+    assert (data["reason"], data["quota"], data["rcpt_to"]) == ("quota_exceeded", "stored_bytes", [])
+    assert msgspec.json.decode(log[-1].data if log[-1].type == "quota.exceeded" else log[1].data)["limit"] == 10
+    assert told.accounts == [account_id, account_id]
+
+
 async def test_each_held_message_is_judged_and_told_of(database: db.Database, account_id: UUID) -> None:
     for domain in ("good.example", "bad.example", "unknown.example"):
         await hold(database, account_id, domain)

@@ -253,6 +253,40 @@ async def test_dropped_mail_takes_the_statements_that_stored_mail_takes(
     assert sum("insert into contents" in statement for statement in batches[1]) == 1
 
 
+@pytest.mark.parametrize("kind", ["held", "over quota"])
+async def test_mail_that_waits_or_has_no_room_takes_as_many_statements_as_stored_mail(
+    dsn: str, pool: parsing.ParsingPool, kind: str
+) -> None:
+    """The same look-ups, and one statement that writes, which is a transaction of its own.
+
+    Seen to fail before there was such a statement: 3 statements for stored mail, 8 for held mail, and 9 for mail
+    over the quota."""
+    database = Listening(dsn)
+    database.said = []
+    await database.open()
+    account_id, poor = await rows.account(database), await rows.account(database)
+    await rows.mailbox(database, account_id, address="live@postroom.test")
+    other = await rows.mailbox(database, account_id if kind == "held" else poor, address="other@postroom.test")
+    async with database.connection() as connection:
+        query = "update event_heads set stored_bytes = 1000000 where account_id = $1"
+        await connection.execute(query, poor)
+        if kind == "held":
+            await connection.execute("update mailboxes set sender_policy = 'flag' where id = $1", other)
+    desk = Desk(database, pool, sender_auth=True, max_stored_bytes=10_000)
+    await desk.deliver(incoming("live@postroom.test"))  # what is looked up once a process is looked up
+    batches = []
+    for name in ("live", "other"):
+        database.said = []
+        assert (await desk.deliver(incoming(f"{name}@postroom.test"))).startswith("250 ")
+        batches.append(database.said)
+    assert len(batches[0]) == len(batches[1]) == 3
+    assert batches[0][:-1] == batches[1][:-1]
+    assert all("insert into contents" in batch[-1] for batch in batches)
+    assert await rows.count(database, "select count(*) from held_messages where mailbox_id = $1", other) == 1
+    assert await rows.count(database, "select count(*) from contents where length(raw) = $1", len(MAIL)) == 3
+    await database.close()
+
+
 async def test_a_void_that_holds_more_than_an_account_may_costs_no_statement_more(
     dsn: str, pool: parsing.ParsingPool
 ) -> None:

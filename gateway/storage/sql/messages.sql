@@ -145,6 +145,43 @@ select :account_id, u.id, u.mailbox_id, u.content_id, cast(u.message as json), u
 from unnest(cast(:ids as uuid[]), cast(:mailbox_ids as uuid[]), cast(:content_ids as uuid[]), cast(:messages as text[]),
   cast(:policies as text[])) as u (id, mailbox_id, content_id, message, policy)
 
+-- hold_whole: the same with their contents, as a statement of its own, for mailboxes that nobody has locked: all of
+-- them or none, as in `store`. A row of the void's log is written along with it, so that it costs what `store` does.
+with given as materialized (
+  select u.* from unnest(cast(:ids as uuid[]), cast(:mailbox_ids as uuid[]), cast(:content_ids as uuid[]), cast(:messages as text[]),
+    cast(:policies as text[])) with ordinality as u (id, mailbox_id, content_id, message, policy, n)
+), held as materialized (
+  select m.id from mailboxes m
+  where m.account_id = :account_id and m.id = any(cast(:mailbox_ids as uuid[])) and m.deleted_at is null
+    and (m.expires_at is null or m.expires_at > statement_timestamp()) and m.is_active
+  order by m.id for share
+), open as (
+  select h.id from held h where (select count(*) from held) = (select count(distinct g.mailbox_id) from given g)
+), added as (
+  insert into contents as c (account_id, id, raw, size)
+  select :account_id, u.id, u.raw, u.size
+  from unnest(cast(:added_ids as uuid[]), cast(:raws as bytea[]), cast(:sizes as integer[])) as u (id, raw, size)
+  where u.id in (select g.content_id from given g join open o on o.id = g.mailbox_id)
+  on conflict (account_id, id) do nothing returning c.id
+), due as (
+  select g.*, row_number() over (order by g.n) as place from given g join open o on o.id = g.mailbox_id
+  where g.content_id in (select a.id from added a)
+), head as (
+  update event_heads set last_seq = last_seq + (select count(*) from due),
+    minute_messages = case when minute_began = date_trunc('minute', statement_timestamp()) then minute_messages else 0 end,
+    minute_began = date_trunc('minute', statement_timestamp())
+  where account_id = :void_id
+  returning last_seq - (select count(*) from due) as base
+), waiting as (
+  insert into held_messages as h (account_id, id, mailbox_id, content_id, message, policy, created_at, due_at)
+  select :account_id, d.id, d.mailbox_id, d.content_id, cast(d.message as json), d.policy, statement_timestamp(), statement_timestamp()
+  from due d
+), written as (
+  insert into events as e (account_id, seq, id, type, mailbox_id, message_id, data, created_at)
+  select :void_id, head.base + d.place, d.id, 'message.received', :void_id, d.id, '{}', statement_timestamp() from due d, head
+)
+select (select count(*) from held) as held
+
 -- slice: a mailbox's oldest messages
 select g.id, g.size from messages g where g.account_id = :account_id and g.mailbox_id = :mailbox_id order by g.seq limit :limit
 
