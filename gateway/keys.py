@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 from uuid_utils.compat import uuid7
 
 from gateway import tokens
@@ -209,10 +208,5 @@ async def _issue(
 
 @contextlib.asynccontextmanager
 async def _transaction(dsn: str) -> AsyncIterator[db.Connection]:
-    with db.translated():
-        connection = await asyncpg.connect(dsn, timeout=10)
-        try:
-            async with connection.transaction():
-                yield connection
-        finally:
-            await connection.close()
+    async with db.connected(dsn) as connection, connection.transaction():
+        yield connection

@@ -200,13 +200,17 @@ class Gateway:
             self.nudger.nudge(JUDGE, account_id)
 
     async def check_database(self) -> None:
-        """Refuse a server that may lose what it has confirmed. One that is away is waited for while serving."""
+        """Refuse a server that may lose what it has confirmed. One that is away is waited for while serving, and so
+        are migrations."""
         try:
             async with self.database.connection() as connection:
                 lacking = await db.durability(connection)
-        except Unavailable:
-            log.warning("database away at start")
+                missing = await migrate.lacking(connection)
+        except Unavailable as error:
+            log.warning("database away at start", reason=db.reason(error))
             return
+        if missing:
+            log.warning("the database is not migrated: run `postroom migrate`", missing=len(missing), first=missing[0])
         if lacking and not self.settings.database_unsafe:
             raise ConfigurationError(
                 f"Postgres runs with {' and '.join(lacking)} off: confirmed mail could be lost in a power cut. "

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from typer import testing
@@ -44,8 +45,27 @@ def test_without_a_database_migrate_says_what_to_set() -> None:
 def test_a_database_that_cannot_be_reached_is_one_line_and_exit_code_1() -> None:
     said = postroom("migrate", "--check", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert said.returncode == 1
-    assert said.stderr.startswith("postroom: ")
+    assert said.stderr.startswith("postroom: DATABASE_URL does not lead to a database")
+    assert "Connect" in said.stderr
     assert said.stderr.count("\n") == 1
+
+
+def test_a_database_that_there_is_not_is_called_by_its_name(postgres_dsn: str) -> None:
+    """Seen to fail with the server's word left to Python: a traceback."""
+    elsewhere = urlsplit(postgres_dsn)._replace(path="/not_there").geturl()
+    for command in (["migrate"], ["keys", "list", "--account", "main"]):
+        said = postroom(*command, DATABASE_URL=elsewhere, SECRET_KEY=SECRET_KEY)
+        assert (said.returncode, said.stderr.count("\n")) == (1, 1), said.stderr
+        assert '"not_there" does not exist' in said.stderr
+
+
+def test_a_database_url_that_cannot_be_read_is_told_how_it_is_written_and_not_shown() -> None:
+    """Seen to fail with the driver's own words: they hold what stands behind the colon."""
+    for url in ("postgresql://user:pa/ssword@127.0.0.1:5432/db", "mysql://user:pa/ssword@127.0.0.1/db"):
+        said = postroom("migrate", DATABASE_URL=url)
+        assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
+        assert "postgresql://user:password@host:5432/database" in said.stderr
+        assert "ssword@127" not in said.stderr
 
 
 def test_settings_lists_every_setting() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import structlog.testing
 from uuid_utils.compat import uuid7
 
 from gateway import embedded, lifecycle
@@ -93,6 +94,13 @@ def test_without_a_secret_key_nothing_starts() -> None:
         lifecycle.Gateway(settings("postgresql://x", secret_key=""))
 
 
+async def test_with_a_database_url_that_cannot_be_read_nothing_starts() -> None:
+    for dsn in ("postgresql://user:pa/ssword@127.0.0.1:5432/db", "mysql://user@127.0.0.1/db"):
+        with pytest.raises(ConfigurationError, match="DATABASE_URL cannot be read"):
+            async with lifecycle.opened(settings(dsn)):
+                pass
+
+
 async def test_a_database_that_is_away_is_waited_for(dsn: str) -> None:
     async with line.laid(dsn) as wire:
         wire.cut()
@@ -103,8 +111,11 @@ async def test_a_database_that_is_away_is_waited_for(dsn: str) -> None:
 
 
 async def test_a_database_that_is_not_migrated_is_told_so(postgres_dsn: str) -> None:
-    async with lifecycle.opened(settings(postgres_dsn)) as gateway:
-        assert await gateway.problems() == [f"database lacks migration {name}" for name in migrate.names()]
+    with structlog.testing.capture_logs() as logs:
+        async with lifecycle.opened(settings(postgres_dsn)) as gateway:
+            problems = await gateway.problems()
+    assert problems == [f"database lacks migration {name}" for name in migrate.names()]
+    assert any("run `postroom migrate`" in line["event"] for line in logs)
 
 
 async def test_without_redis_and_with_one_that_is_away_everything_runs(dsn: str, account_id: UUID) -> None:

@@ -33,7 +33,7 @@ from gateway.outbound.feedback import Feedback
 from gateway.outbound.record import Record
 from gateway.outbound.returning import Returning
 from gateway.settings import Settings
-from gateway.storage import housekeeping, vitals
+from gateway.storage import db, housekeeping, vitals
 from workers import window
 from workers.drains import Drains
 from workers.nudged import NudgedWorker, run_forever
@@ -229,8 +229,8 @@ async def _guarded(work: Callable[[], Awaitable[object]]) -> None:
     name = getattr(getattr(work, "func", work), "__name__", "")
     try:
         await work()
-    except Unavailable:
-        log.warning("database away", work=name)
+    except Unavailable as error:
+        log.warning("database away", work=name, reason=db.reason(error))
     except Exception:  # one bad round must not end the loop
         log.exception("work failed", work=name)
 

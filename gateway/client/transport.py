@@ -136,8 +136,8 @@ class Place:
         if missing:
             raise errors.ConfigurationError(
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set. Set POSTROOM_URL (such as "
-                "http://127.0.0.1:8025) and POSTROOM_API_KEY, or give url= and api_key=. `postroom dev` starts a "
-                f"gateway and prints both; {DEV_FILE} has them too."
+                "http://127.0.0.1:8025) and POSTROOM_API_KEY; in Python url= and api_key= do as well. `postroom dev` "
+                f"starts a gateway and prints both; {DEV_FILE} has them, too."
             )
         plain = found["POSTROOM_URL"].rstrip("/").removesuffix("/v1")
         if not plain.startswith(("http://", "https://")) or not _is_url(plain):

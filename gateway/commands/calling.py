@@ -160,6 +160,8 @@ def told(error: Any) -> str:
         more.append(f"try again in {error.retry_after:g} s")
     if error.status in {401, 403} and name in {"missing_api_key", "invalid_api_key"}:
         more.append("the key is POSTROOM_API_KEY's: does it belong to the gateway at POSTROOM_URL?")
+    if error.name == "not_found":
+        more.append(f"asked for: {error.asked}; what belongs to another account is not there either")
     if error.status >= 500 and error.request_id:
         more.append(f"request {error.request_id}")
     return "\n".join([f"{error.message.rstrip('.')} ({name})", *(["  " + "; ".join(more)] if more else [])])

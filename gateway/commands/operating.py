@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, PostroomError, Unavailable
 
 T = TypeVar("T")
 AccountName = Annotated[str, typer.Option("--account", help="The account's name")]
@@ -18,7 +18,20 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """What a coroutine returns."""
     import asyncio  # noqa: PLC0415 - takes longer than most commands
 
-    return asyncio.run(work)
+    try:
+        return asyncio.run(work)
+    except Unavailable as error:
+        raise PostroomError(_why(error)) from error
+
+
+def _why(error: Unavailable) -> str:
+    """What an operator can do about it; the message itself, where that says so."""
+    from gateway.storage import db  # noqa: PLC0415 - see gateway.commands
+
+    said = db.reason(error)
+    if said == error.message:
+        return said
+    return f"DATABASE_URL does not lead to a database that can be used: {said}. Start it, or correct DATABASE_URL."
 
 
 def database_url() -> str:

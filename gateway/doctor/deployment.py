@@ -80,8 +80,7 @@ async def database(database: db.Database, settings: Settings) -> Sequence[Findin
             missing = await migrate.lacking(connection)
             connections = await condition.connections(connection)
     except Unavailable as error:
-        cause = str(error.__cause__ or error.message) or "no answer in time"
-        return [problem("database", f"not reached: {cause}", "Start Postgres, or correct DATABASE_URL.")]
+        return [problem("database", f"not reached: {db.reason(error)}", "Start Postgres, or correct DATABASE_URL.")]
     return [
         version(server),
         migrations(missing),

@@ -255,8 +255,8 @@ class Judging:
             await asyncio.sleep(LET_GO_SECONDS)
             try:
                 await self.let_go()
-            except Unavailable:
-                log.warning("database away", work="let go")
+            except Unavailable as error:
+                log.warning("database away", work="let go", reason=db.reason(error))
             except Exception:  # one bad round must not end the loop
                 log.exception("letting go failed")
 

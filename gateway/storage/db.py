@@ -77,6 +77,12 @@ KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 
 UNACKNOWLEDGED_MS: Final = 15_000  # what was sent and not acknowledged for so long never will be
 
 
+UNREADABLE: Final = (
+    "DATABASE_URL cannot be read. It is written postgresql://user:password@host:5432/database, with special characters "
+    "of the password percent-encoded."
+)
+
+
 class CommitUnknown(Unavailable):
     """The database went away in the moment of writing: whether it was done is not known; look, or try again."""
 
@@ -203,6 +209,8 @@ class Database:
                 return await stack.enter_async_context(self._pool.connection())
         except asyncpg.PostgresError as error:  # such as: closed to connections, password changed, no such database
             raise Unavailable(retry_after=2) from error
+        except ValueError:  # what cannot be read may hold a part of the password
+            raise ConfigurationError(UNREADABLE) from None
         finally:
             self._asking -= 1
 
@@ -274,6 +282,30 @@ def translated() -> Any:
         raise Unavailable(retry_after=2) from error
     except asyncpg.UndefinedTableError as error:
         raise Unavailable("The database is not migrated; run postroom migrate.", retry_after=30) from error
+
+
+@contextlib.asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[Connection]:
+    """A connection of one's own, for a command. Unavailable where there is none, whatever the reason."""
+    with translated():
+        try:
+            connection = await asyncpg.connect(dsn, timeout=2 * CONNECT_SECONDS)
+        except asyncpg.PostgresError as error:  # see Database._taken
+            raise Unavailable(retry_after=2) from error
+        except ValueError:
+            raise ConfigurationError(UNREADABLE) from None
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+def reason(error: Unavailable) -> str:
+    """Why, for logs and operators: what the server, the driver or the system said."""
+    cause = error.__cause__
+    if cause is None or error.message != Unavailable().message:
+        return error.message
+    return str(cause) or type(cause).__name__
 
 
 def sqlstate(error: BaseException) -> str:

@@ -187,22 +187,14 @@ async def _change_index(connection: db.Connection, statement: str) -> None:
 
 async def run(dsn: str, *, patience: float = PATIENCE_SECONDS) -> list[str]:
     """Migrate the database at `dsn`; names of what was applied. Raises Blocked."""
-    with db.translated():
-        connection = await asyncpg.connect(dsn, timeout=10)
-        try:
-            return await apply(connection, patience=patience)
-        finally:
-            await connection.close()
+    async with db.connected(dsn) as connection:
+        return await apply(connection, patience=patience)
 
 
 async def state(dsn: str) -> State:
     """How far the database at `dsn` is."""
-    with db.translated():
-        connection = await asyncpg.connect(dsn, timeout=10)
-        try:
-            applied = await _applied(connection) or set()
-        finally:
-            await connection.close()
+    async with db.connected(dsn) as connection:
+        applied = await _applied(connection) or set()
     known = names()
     missing = tuple(name for name in known if name not in applied)
     return State(missing=missing, unknown=tuple(sorted(applied.difference(known))))

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-import asyncpg
 from asyncpg import Record
 
 from gateway.storage import db, emails, events
@@ -39,12 +38,8 @@ class Restored:
 
 async def run(dsn: str, *, hold_all: bool = False) -> Restored:
     """Do it, account by account, each in one transaction. `hold_all`: whatever senders asked for."""
-    with db.translated():
-        connection = await asyncpg.connect(dsn, timeout=10)
-        try:
-            return await _restored(connection, hold_all)
-        finally:
-            await connection.close()
+    async with db.connected(dsn) as connection:
+        return await _restored(connection, hold_all)
 
 
 async def _restored(connection: db.Connection, hold_all: bool) -> Restored:
