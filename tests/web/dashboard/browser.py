@@ -6,6 +6,10 @@
 `page` belongs to `tenant`'s admin key in the shared house, and `client` is the same account's API. At its end nothing
 may have gone wrong in it: no script failed, no policy was violated, no dialog came, and nothing was asked of any other
 host. `seen` has what it asked for. `visitor` makes further pages: of another key, a phone, without scripts.
+
+What a browser's window costs is paid once: the pages of a module's tests are tabs of one, whose cookies and permissions
+are gone between two tests; the files that it has cached stay, as they do for people. Chromium's headless shell is the
+same engine without the windows, and a quarter of the work: it is taken where it is installed.
 """
 
 from __future__ import annotations
@@ -22,13 +26,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, ViewportSize, async_playwright, expect
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    ViewportSize,
+    async_playwright,
+    expect,
+)
 
 from gateway import tokens
 from gateway.web.dashboard import seals
 from tests import house
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = (
+    *("chromium-headless-shell", "chrome-headless-shell", "chromium", "chromium-browser"),
+    *("google-chrome", "google-chrome-stable"),
+)
 MISSING = "there is no Chromium (POSTROOM_CHROMIUM, or chromium on the PATH): `make browser` installs one"
 OPTIONS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -86,6 +103,59 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
         yield await playwright.chromium.connect_over_cdp(chromium)
 
 
+class Window:
+    """What most pages of a module are tabs of. One tab stays: with the last one the window would go, too."""
+
+    def __init__(self, context: BrowserContext, url: str, tab: Page) -> None:
+        self._context = context
+        self._url = url
+        self._tab = tab
+        self._key: str | None = None
+        self._is_taken = False
+
+    async def page(self, key: str | None, color_scheme: Any = "light", viewport: ViewportSize = SIZE) -> Page | None:
+        """A tab of who signed in with the key (None = nobody); None = the test's other pages are somebody else's."""
+        if self._is_taken and key != self._key:
+            return None
+        if not self._is_taken and key is not None:
+            await signed_in(self._context, self._url, key)
+        self._key, self._is_taken = key, True
+        page = await self._context.new_page()
+        await page.emulate_media(color_scheme=color_scheme)
+        if viewport != SIZE:
+            await page.set_viewport_size(viewport)
+        return page
+
+    async def clear(self) -> None:
+        """Nobody was here."""
+        for page in [page for page in self._context.pages if page is not self._tab]:
+            await page.close()
+        await self._context.clear_cookies()
+        await self._context.clear_permissions()
+        self._is_taken = False
+
+
+async def opened(browser: Browser, url: str, **options: Any) -> BrowserContext:
+    """A browser of its own."""
+    found = {"base_url": url, "viewport": SIZE, "reduced_motion": "reduce", **options}
+    context = await browser.new_context(**found)
+    context.set_default_timeout(PATIENCE_MS)
+    return context
+
+
+async def signed_in(context: BrowserContext, url: str, key: str) -> None:
+    """From now on it is this key's."""
+    await context.add_cookies([{**session_cookie(key), "url": url}])  # type: ignore[typeddict-item] # name and value
+
+
+@pytest.fixture(scope="module")
+async def window(browser: Browser, shared_house: house.House) -> AsyncIterator[Window]:
+    """The module's."""
+    context = await opened(browser, shared_house.url)
+    yield Window(context, shared_house.url, await context.new_page())
+    await context.close()
+
+
 @dataclass(kw_only=True)
 class Seen:
     """What pages of one test did."""
@@ -131,24 +201,27 @@ def seen(shared_house: house.House) -> Seen:
 
 @pytest.fixture
 async def visitor(
-    browser: Browser, shared_house: house.House, tenant: house.Tenant, seen: Seen
+    browser: Browser, window: Window, shared_house: house.House, tenant: house.Tenant, seen: Seen
 ) -> AsyncIterator[Visitor]:
-    """Makes pages, each a browser of its own: `key` signs in (None = nobody); the rest is Playwright's new_context."""
+    """Makes pages: `key` signs in (None = nobody); the rest is Playwright's new_context. Those of the first key are
+    tabs of the module's window, where only size and colours differ; each of the others is a browser of its own."""
     contexts = []
 
     async def visit(key: str | None = tenant.key, **options: Any) -> Page:
-        context = await browser.new_context(base_url=shared_house.url, **{"viewport": SIZE, **options})
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE_MS)
-        if key is not None:
-            await context.add_cookies([{**session_cookie(key), "url": shared_house.url}])  # type: ignore[typeddict-item] # name and value
-        page = await context.new_page()
+        page = await window.page(key, **options) if options.keys() <= {"color_scheme", "viewport"} else None
+        if page is None:
+            context = await opened(browser, shared_house.url, **options)
+            contexts.append(context)
+            if key is not None:
+                await signed_in(context, shared_house.url, key)
+            page = await context.new_page()
         seen.watch(page)
         return page
 
     yield visit
     for context in contexts:
         await context.close()
+    await window.clear()
 
 
 @pytest.fixture

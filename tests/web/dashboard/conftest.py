@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.web.dashboard.browser import browser, chromium, page, seen, visitor
+from tests.web.dashboard.browser import browser, chromium, page, seen, visitor, window
 
-__all__ = ["browser", "chromium", "page", "seen", "visitor"]
+__all__ = ["browser", "chromium", "page", "seen", "visitor", "window"]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests import house, talking
 from tests.flows import letters
 from tests.web.dashboard import browser, vectors
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser-hostile")]
 
 MESSAGES = 4  # that the vectors are spread over, each with its share in headers, names, files and text
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")

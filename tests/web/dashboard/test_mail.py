@@ -14,7 +14,7 @@ from tests.flows import letters
 from tests.flows.test_keys import made_key
 from tests.web.dashboard import axe, browser
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser-mail")]
 
 ROWS = "#list [data-rows] > li"
 

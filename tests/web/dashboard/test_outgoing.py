@@ -19,7 +19,7 @@ from tests.flows.test_statistics import counted
 from tests.web.dashboard import axe, browser
 from tests.web.dashboard.test_shell import guest, token_in
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser-outgoing")]
 
 NASTY = "\"'><img src=x onerror=alert(1)><script>alert(2)</script><svg onload=alert(3)> {{ 7*7 }} ${alert(4)}"
 NASTY_HTML = (

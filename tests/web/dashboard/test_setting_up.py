@@ -17,7 +17,7 @@ from tests.flows.test_keys import made_key
 from tests.web.dashboard import axe, browser
 from tests.web.dashboard.test_shell import guest, token_in
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser-setting-up")]
 
 HACK: Final = "window.hacked=1;alert(1)"
 VECTORS: Final = (

@@ -19,7 +19,7 @@ from tests.flows import letters
 from tests.flows.test_keys import made_key
 from tests.web.dashboard import browser
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("browser-shell")]
 
 SEALS = seals.Seals(house.KEYRING)
 FORM_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
