@@ -32,6 +32,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {  # first line of a block that is not run:
     "make help     # every chore": "each chore takes minutes, and this is one of them",
     "postroom serve      # HTTP and SMTP": "run until they are stopped",
     "useradd --system --home-dir /nonexistent postroom": "changes the machine that it runs on",
+    "/opt/postroom/bin/postroom migrate     # while everything runs, with the settings as above": "likewise",
     "docker compose up --detach": "needs a container engine",
 }
 
