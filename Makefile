@@ -1,7 +1,8 @@
 # Every chore of the project. Needs python3 (3.11 or newer), pip and make; everything else it sets up itself.
 PYTHON ?= python3
 BIN := .venv/bin
-TESTERS = $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
+TESTERS = $(shell $(PYTHON) -c "import os; print(2 * (os.cpu_count() or 1))") # they wait for other processes half of the time
+export PYTHONDONTWRITEBYTECODE := # what hundreds of processes import is compiled once
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,6 +25,7 @@ dev: .venv/.runnable ## Run everything: embedded Postgres and Valkey, web, SMTP,
 	@$(BIN)/postroom dev $(ARGS)
 
 test: install corpora ## Run the tests, in parallel, against real servers
+	@$(BIN)/python -m compileall -q gateway workers
 	$(BIN)/pytest -n $(TESTERS) --dist loadgroup -m "not faults" --ignore tests/web/dashboard $(ARGS)
 	$(BIN)/pytest -m "not faults" tests/web/dashboard $(ARGS) || [ $$? = 5 ] # a browser wants all processors; 5: none chosen
 

@@ -27,7 +27,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-EVERYTHING: Final = ("gateway.cli", "gateway.app", "gateway.settings", "gateway.lifeline", "workers.main")
+from gateway import authorities
+
+EVERYTHING: Final = (
+    *("gateway.cli", "gateway.app", "gateway.settings", "gateway.lifeline", "workers.main"),
+    # what those import when they start, a third of the start's processor time
+    *("databases.backends.postgres", "anyio._backends._asyncio", "uvicorn.lifespan.on", "uvicorn.lifespan.off"),
+)
 ALONE: Final = ("PROMETHEUS_MULTIPROC_DIR", "WEB_CONCURRENCY")  # decide at import, or concern children of its own
 HIGH: Final = 500  # file descriptors are moved here first, out of each other's way
 MESSAGE: Final = 1 << 18  # bytes; an environment, as JSON
@@ -183,6 +189,8 @@ def _put_in_place(descriptors: Sequence[int], numbers: Sequence[int]) -> None:
 def _main() -> None:
     for name in EVERYTHING:
         importlib.import_module(name)
+    authorities.for_http()  # 50 ms each; a process whose environment names other ones reads those
+    authorities.for_smtp()
     gc.collect()
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))

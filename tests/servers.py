@@ -74,7 +74,7 @@ class Run:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, folder: Path) -> None:
-        postgres = embedded.Postgres(folder / "postgres", options={"max_connections": 400})
+        postgres = embedded.Postgres(folder / "postgres", options={"max_connections": 800})
         valkey = embedded.Valkey(folder / "valkey", options={"databases": 256})
         self._servers = [postgres, valkey]
         try:
