@@ -35,7 +35,7 @@ import pytest
 
 from gateway import sockets
 from gateway.storage import accounts, db
-from tests import databases, house, servers
+from tests import databases, house, scheduling, servers
 from tests.outbound import sink
 
 RUN = pytest.StashKey[servers.Run]()
@@ -51,6 +51,11 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["servers"] = str(node.config.stash[RUN].begin())
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return scheduling.ByModule(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[RUN].end()
 
@@ -64,6 +69,11 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    scheduling.slow_first(items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,6 +11,7 @@ Whether the commands can be started from a shell is shown elsewhere (tests.test_
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import functools
 import gc
@@ -35,6 +36,7 @@ EVERYTHING: Final = (
     *("databases.backends.postgres", "anyio._backends._asyncio", "uvicorn.lifespan.on", "uvicorn.lifespan.off"),
 )
 ALONE: Final = ("PROMETHEUS_MULTIPROC_DIR", "WEB_CONCURRENCY")  # decide at import, or concern children of its own
+PATIENCE: Final = 5.0  # seconds until it has ended that was told to
 HIGH: Final = 500  # file descriptors are moved here first, out of each other's way
 MESSAGE: Final = 1 << 18  # bytes; an environment, as JSON
 
@@ -117,6 +119,15 @@ class Nursery:
             self._process = subprocess.Popen(command, pass_fds=[far.fileno()])
         self._lock = threading.Lock()
 
+    def end(self) -> None:
+        """It, and all that came from it."""
+        self._line.close()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:  # somebody else holds the line, too
+            self._process.kill()
+            self._process.wait()
+
     def fork(self, program: str, environment: Mapping[str, str], passed: Sequence[int], output: Any) -> Forked:
         with open(os.devnull, "ab") as nothing:  # noqa: PTH123 - a device
             said = nothing.fileno() if output == subprocess.DEVNULL else output.fileno()
@@ -136,7 +147,9 @@ class Nursery:
 @functools.cache
 def _nursery() -> Nursery:
     """One for this process of the tests; it ends when that does."""
-    return Nursery()
+    nursery = Nursery()
+    atexit.register(nursery.end)
+    return nursery
 
 
 # In the nursery
