@@ -267,8 +267,9 @@ class Webhooks:
         return once.answered(202, shown.model_dump(mode="json"), replayed=replayed)
 
     async def redeliver(self, caller: Caller, id: UUID, delivery: UUID) -> Delivery:
-        """Tell it again, under the same webhook-id, whether it was delivered or given up: one that ended begins its
-        retries anew, one that waits is tried now."""
+        """Tell it again, under the same webhook-id, whether it was delivered or given up.
+
+        One that ended begins its retries anew, one that waits is tried now."""
         async with self._gateway.database.transaction() as connection:
             webhook = await webhooks.get(connection, caller.account_id, id)
             found = await webhooks.delivery(connection, caller.account_id, id, delivery)

@@ -106,14 +106,15 @@ def _scopes(operation: Mapping[str, Any]) -> str:
 
 
 def _operations(document: Mapping[str, Any]) -> Iterator[str]:
-    tag = None
-    yield from ("| operation | open to | |", "|---|---|---|")
+    chapters: dict[str, list[str]] = {}
     for path, item in document["paths"].items():
         for method, operation in item.items():
-            if operation["tags"][0] != tag:
-                tag = operation["tags"][0]
-                yield f"| **{tag}** | | |"
-            yield f"| `{method.upper()} {path}` | {_scopes(operation)} | {_cell(operation['summary'])} |"
+            row = f"| `{method.upper()} {path}` | {_scopes(operation)} | {_cell(operation['summary'])} |"
+            chapters.setdefault(operation["tags"][0], []).append(row)
+    yield from ("| operation | open to | |", "|---|---|---|")
+    for tag, rows in chapters.items():
+        yield f"| **{tag}** | | |"
+        yield from rows
 
 
 @pytest.mark.xdist_group("docs")
