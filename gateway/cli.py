@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.storage import migrate as migrate_
 
 ELSEWHERE: Final = {
-    "inbox": ("gateway.commands.inbox", "Mailboxes and the mail in them: new, wait, list, show, tail, delete"),
+    "inbox": ("gateway.commands.inbox", "Mailboxes and the mail in them"),
     "send": ("gateway.commands.send", "Send an e-mail"),
     "emails": ("gateway.commands.emails", "What was sent, and what became of it"),
     "events": ("gateway.commands.events", "What happens, as it happens"),
@@ -79,7 +79,7 @@ def dev(
     data_dir: Annotated[Path, typer.Option(help="Where everything is kept")] = Path(".postroom"),
     outbound: Annotated[list[str] | None, typer.Option(help="Provider URL; may be repeated  [capture://]")] = None,
 ) -> None:
-    """Run everything: embedded Postgres and Valkey, web, SMTP, worker. Ctrl-C stops it, data stay."""
+    """Run a whole gateway here, with servers of its own. Ctrl-C stops it, data stay."""
     from gateway import dev as everything  # noqa: PLC0415 - see the module's docstring
     from gateway import settings  # noqa: PLC0415 - likewise
 
@@ -97,7 +97,7 @@ def dev(
     epilog=options.examples("DATABASE_URL=postgresql://… REDIS_URL=redis://… SECRET_KEY=… PORT=8000 postroom serve")
 )
 def serve() -> None:
-    """Run the HTTP and SMTP listeners, as the environment's settings say."""
+    """Run the HTTP and SMTP listeners. `postroom settings` lists what the environment may say."""
     from gateway import lifeline, settings  # noqa: PLC0415 - see the module's docstring
 
     to_use = settings.load()
@@ -164,7 +164,7 @@ def restored(
     *,
     hold: Annotated[bool, typer.Option("--hold", help="Send nothing again, whatever its sender asked for")] = False,
 ) -> None:
-    """Tell the database of DATABASE_URL that it comes from a backup. Nothing else may run over it meanwhile.
+    """Tell a database that it comes from a backup. Nothing else may run over that of DATABASE_URL meanwhile.
 
     Between the backup and today mail came, was sent and was told of, and the database knows nothing of it. Each
     account's log goes on at a number that no reader of it has ever seen, with an event `log.restored`; recipients that
@@ -177,7 +177,7 @@ def restored(
 
 @app.command("settings", epilog=options.examples("postroom settings", "postroom settings --json | jq -r .name"))
 def show_settings(*, as_json: options.Json = False) -> None:
-    """List every setting: its environment variable, default and meaning."""
+    """List every setting, its default and its meaning."""
     from gateway import settings  # noqa: PLC0415 - see the module's docstring
 
     fields = settings.Settings.model_fields
@@ -236,8 +236,8 @@ def doctor(
 
 @app.command("mcp", epilog=options.examples("postroom mcp   # as an agent is told to start it"))
 def serve_agents() -> None:
-    """Serve tools for agents (Model Context Protocol) on standard input and output, to the gateway of POSTROOM_URL
-    with the key of POSTROOM_API_KEY. A running gateway serves the same at /mcp."""
+    """Serve tools for agents (MCP) on standard input and output. They are those of the gateway of POSTROOM_URL, with
+    the key of POSTROOM_API_KEY; a running gateway serves the same at /mcp."""
     try:
         from gateway.client import mcp  # noqa: PLC0415 - see the module's docstring
     except ImportError as missing:
@@ -260,7 +260,7 @@ def version(*, as_json: options.Json = False) -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def sendmail() -> None:
-    """Hand in a mail from standard input, as sendmail(8) does: -t -i -f … (`sendmail --help`)."""
+    """Hand in a mail as sendmail(8) does, from standard input. `postroom sendmail --help` lists the options."""
     from gateway.client import sendmail as program  # noqa: PLC0415 - see the module's docstring
 
     sys.exit(program.main(sys.argv[sys.argv.index("sendmail") + 1 :]))
@@ -273,7 +273,7 @@ def audit(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs")] = False,
 ) -> None:
-    """List who changed what of an account's set-up, newest first, as far back as its event log goes."""
+    """List who changed what of an account's set-up. Newest first, as far back as its event log goes."""
     from gateway import keys  # noqa: PLC0415 - see the module's docstring
 
     found = operating.run(keys.trail(operating.database_url(), account=account, limit=limit))

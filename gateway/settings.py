@@ -13,6 +13,7 @@ import urllib.parse
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.errors import ConfigurationError
@@ -304,6 +305,21 @@ class Settings(BaseSettings):
             ipaddress.ip_network(word, strict=False)
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: str) -> str:
+        """As far as it can be told without showing a part of a password: the scheme, and ports that are numbers."""
+        parts = urllib.parse.urlsplit(value)
+        ports = [host.rpartition("]")[2].partition(":")[2] for host in parts.netloc.rpartition("@")[2].split(",")]
+        if value and (
+            parts.scheme not in {"postgresql", "postgres"} or not all(port.isdigit() for port in ports if port)
+        ):
+            raise ValueError(
+                "postgresql://user:password@host:5432/database is how it is written, with special characters of the "
+                "password percent-encoded"
+            )
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _base(cls, value: str) -> str:
@@ -379,8 +395,14 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
-        raise ConfigurationError("; ".join(lines)) from None
+        raise ConfigurationError("; ".join(map(_line, error.errors(include_input=False)))) from None
+
+
+def _line(error: ErrorDetails) -> str:
+    """The variable's name, and what it may be."""
+    name = ".".join(str(part) for part in error["loc"]).upper()
+    said = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {said}" if name else said
 
 
 def require_secret_key(settings: Settings) -> bytes:

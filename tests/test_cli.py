@@ -66,6 +66,7 @@ def test_a_database_url_that_cannot_be_read_is_told_how_it_is_written_and_not_sh
         assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
         assert "postgresql://user:password@host:5432/database" in said.stderr
         assert "ssword@127" not in said.stderr
+        assert "pa" not in said.stderr.replace("password", "")
 
 
 def test_settings_lists_every_setting() -> None:

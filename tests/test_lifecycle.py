@@ -95,10 +95,9 @@ def test_without_a_secret_key_nothing_starts() -> None:
 
 
 async def test_with_a_database_url_that_cannot_be_read_nothing_starts() -> None:
-    for dsn in ("postgresql://user:pa/ssword@127.0.0.1:5432/db", "mysql://user@127.0.0.1/db"):
-        with pytest.raises(ConfigurationError, match="DATABASE_URL cannot be read"):
-            async with lifecycle.opened(settings(dsn)):
-                pass
+    with pytest.raises(ConfigurationError, match="DATABASE_URL cannot be read"):
+        async with lifecycle.opened(settings("postgresql://user@127.0.0.1/db?sslmode=perhaps")):
+            pass
 
 
 async def test_a_database_that_is_away_is_waited_for(dsn: str) -> None:
