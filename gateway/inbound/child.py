@@ -1,9 +1,10 @@
 """The child of `inbound.parsing`: parses, cleans or renders what may take too long, until it is killed.
 
-    python -m gateway.inbound.child module:reader module:cutter seconds
+    python -m gateway.inbound.child module:reader module:cutter seconds seconds-of-processor
 
 It reads frames from its standard input and writes frames to its standard output. It ends with its parent: at the end of
-its input when idle, by its alarm when not. It imports little, since whoever waits for it waits for that, too.
+its input when idle, by its alarm when not; and by SIGPROF where one mail has taken all the processor that it may. It
+imports little, since whoever waits for it waits for that, too.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def octets(body: str | None) -> bytes | None:
     return None if body is None else body.encode()
 
 
-def serve(function: str, cutter: str, seconds: float) -> None:
-    """Answers mails until its input ends. One that takes longer than `seconds` ends the process."""
+def serve(function: str, cutter: str, seconds: float, processor: float) -> None:
+    """Answers mails until its input ends. One that takes longer than `seconds`, or more than `processor` seconds of
+    the processor, ends the process (0 = as much as it wants)."""
     parser, cut = _load(function), _load(cutter)
     requests, answers = _channels()
     for name in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, who decides
@@ -52,8 +54,10 @@ def serve(function: str, cutter: str, seconds: float) -> None:
         wanted, size = REQUEST.unpack(head)
         raw = requests.read(size)
         signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM, never caught
+        signal.setitimer(signal.ITIMER_PROF, processor)  # SIGPROF likewise
         kind, body = _answer(cut, raw, wanted) if wanted >= 0 else _answer(_shaped, parser, raw, wanted)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         _write(answers, kind, body)
 
 
@@ -95,4 +99,4 @@ def _write(answers: BinaryIO, kind: bytes, body: bytes) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    serve(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # Postgres refuses both in text and jsonb
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Python's codec: the labels that mean it, the wrong but usual ones included (WHATWG Encoding Standard, 4.2).
 _LABELS: Final = {
@@ -116,6 +116,9 @@ def _told(name: str, codec: str | None, read: str) -> str | None:
 
 def clean(text: str) -> str:
     """Replace what Postgres refuses (NUL, lone surrogates) by U+FFFD."""
-    if text.isascii() and "\x00" not in text:
-        return text
-    return _UNSTORABLE.sub("\ufffd", text)
+    text = text.replace("\x00", "\ufffd")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text

@@ -266,8 +266,8 @@ async def due_accounts(connection: db.Connection, limit: int) -> list[UUID]:
     """Accounts with somebody to write to now: of the `limit` first recipients, or where there are more, of all."""
     rows = await sql.due_accounts.fetch(connection, limit=limit)
     if sum(row["recipients"] for row in rows) >= limit:
-        rows = await sql.all_due_accounts.fetch(connection)
-    return [row["account_id"] for row in rows]
+        return [row["account_id"] for row in await sql.all_due_accounts.fetch(connection)]
+    return [row["account_id"] for row in rows if not row["is_suspended"]]
 
 
 async def claim(

@@ -213,8 +213,8 @@ async def due_accounts(connection: db.Connection, limit: int) -> list[UUID]:
     """Accounts with somebody to tell now: of the `limit` first deliveries, or where there are more, of all."""
     rows = await sql.due_accounts.fetch(connection, limit=limit)
     if sum(row["deliveries"] for row in rows) >= limit:
-        rows = await sql.all_due_accounts.fetch(connection)
-    return [row["account_id"] for row in rows]
+        return [row["account_id"] for row in await sql.all_due_accounts.fetch(connection)]
+    return [row["account_id"] for row in rows if not row["is_suspended"]]
 
 
 async def claim(

@@ -88,10 +88,9 @@ async def _small(folder: Path, part: str, megabytes: int) -> AsyncIterator[tuple
 def _fill(volume: Path) -> None:
     """So that next to nothing is left there."""
     size = max(0, shutil.disk_usage(volume).free - LEFT)
-    with (volume / "ballast").open("wb") as file:
-        while size > 0:
-            file.write(bytes(min(size, 1 << 20)))
-            size -= 1 << 20
+    with contextlib.suppress(OSError), (volume / "ballast").open("wb", buffering=0) as file:
+        while size > 0:  # Postgres writes meanwhile: there may be less room than there was
+            size -= file.write(bytes(min(size, 1 << 20)))
 
 
 async def _supervise(server: embedded.Postgres) -> None:

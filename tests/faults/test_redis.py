@@ -242,11 +242,23 @@ async def _everything_told(dsn: str, scene: Scene, followers: Sequence[load.Foll
             dsn, query, scene.tenant.account_id
         )  # the first is that there is a webhook: not told to it
         await asyncio.gather(*(one.cursor.reaches(len(ids)) for one in followers))
-        while missing := {str(one) for one in ids[1:]} - {post.id for post in scene.listener.told}:
-            await scene.listener.until(len(scene.listener.told) + len(missing), seconds=100)
+    await _posted(dsn, scene, {str(one) for one in ids[1:]})
     for one in followers:
         assert one.heard == ids, one.way
     return len(ids)
+
+
+async def _posted(dsn: str, scene: Scene, ids: set[str]) -> None:
+    """Until the receiver was told of all of them, however many wait: it is told one after the other."""
+    while missing := ids - {post.id for post in scene.listener.told}:
+        try:
+            await scene.listener.until(len(scene.listener.told) + 1, seconds=100)
+        except TimeoutError:
+            connection = await asyncpg.connect(dsn)
+            query = "select event_id, status, due_at, attempts from webhook_deliveries where event_id = any($1) limit 9"
+            found = [dict(row) for row in await connection.fetch(query, [UUID(one) for one in missing])]
+            await connection.close()
+            raise AssertionError(f"{len(missing)} of {len(ids)} events are told to nobody: {found}") from None
 
 
 async def _settled(dsn: str, query: str, account_id: UUID) -> list[UUID]:

@@ -37,6 +37,17 @@ def obedient(raw: bytes) -> object:
     return parse.parse_slow(raw)
 
 
+def spinning(raw: bytes) -> object:
+    """Is kept busy by some mail; writes a line for each time that somebody tries."""
+    order, _, argument = raw.partition(b" ")
+    if order != b"spin":
+        return obedient(raw)
+    with open(argument, "ab") as tries:  # noqa: PTH123 - bytes are a path here
+        tries.write(b"again\n")
+    while True:
+        pass
+
+
 def poisonous(raw: bytes) -> object:
     """Finds what no database takes."""
     return replace(parse.parse_slow(raw), subject="a\0b")

@@ -289,3 +289,22 @@ async def test_children_die_with_their_parent(began: Path) -> None:
     parent.kill()
     parent.wait()
     await asyncio.to_thread(child.wait, 20)
+
+
+async def test_a_mail_that_takes_all_its_processor_time_is_given_up_and_not_tried_again(tmp_path: Path) -> None:
+    """However often somebody asks, and whatever for; the next mail is parsed meanwhile.
+
+    Seen to fail with nothing remembered: the child was made to try four times. With no limit of the processor's time
+    the first asking lasted for as long as the test let it."""
+    pool = parsing.ParsingPool("tests.inbound.parsers:spinning", CUTTING, workers=1, seconds=3600, processor=0.1)
+    spin = b"spin " + bytes(tmp_path / "tries")
+    try:
+        async with asyncio.timeout(60):
+            assert await pool.parse(spin) is None
+            assert await pool.parse(MAIL) == parse.parse_slow(MAIL)
+            assert [await pool.parse(spin) for _ in range(2)] == [None, None]
+            assert await pool.ask(spin) is None
+            assert await pool.parse(b"Subject: x\r\n".ljust(len(spin))) is not None  # as long, and another one
+    finally:
+        await pool.close()
+    assert (tmp_path / "tries").read_text() == "again\n"

@@ -27,16 +27,19 @@ select s.address, s.scope from suppressions s
 where s.account_id = :account_id and s.address = any(cast(:addresses as text[])) and s.scope = any(cast(:scopes as text[]))
   and (s.expires_at is null or s.expires_at > statement_timestamp())
 
--- due_accounts: whose are those that are to be written to first; looks, locks nothing
-select o.account_id, count(*) as recipients from (
+-- due_accounts: whose are those that are to be written to first, those of suspended accounts among them, of which there may
+-- be any number: they are looked at up to the limit, and left out then; looks, locks nothing
+select o.account_id, count(*) as recipients,
+  exists (select 1 from accounts a where a.id = o.account_id and a.suspended_at is not null) as is_suspended
+from (
   select d.account_id from deliveries d where d.due_at > '-infinity' and d.due_at <= statement_timestamp()
-    and d.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
   order by d.due_at limit :limit) o
 group by o.account_id
 
 -- all_due_accounts: every account with somebody to write to now, for when one's many hide the others'
-select a.id as account_id from accounts a where a.suspended_at is null and exists (
-  select 1 from deliveries d where d.account_id = a.id and d.due_at <= statement_timestamp())
+select a.id as account_id from accounts a cross join lateral (
+  select 1 from deliveries d where d.account_id = a.id and d.due_at <= statement_timestamp() order by d.due_at limit 1) f
+where a.suspended_at is null
 
 -- claim: lease a slice of an account's due recipients, unless it is suspended; a row whose lease ran out is due again.
 -- The slice is materialized: as a plain subquery some plans take it anew for each row, and each time the next rows

@@ -53,18 +53,21 @@ select w.id from webhooks w where w.account_id = :account_id and (w.status = 'di
 -- hearing: accounts that have a webhook; looks, locks nothing
 select distinct w.account_id from webhooks w where w.status = 'active' and w.deleted_at is null
 
--- due_accounts: whose are those that are due first; looks, locks nothing
-select o.account_id, count(*) as deliveries from (
+-- due_accounts: whose are those that are due first, suspended accounts among them, as in those of recipients; looks, locks
+-- nothing
+select o.account_id, count(*) as deliveries,
+  exists (select 1 from accounts a where a.id = o.account_id and a.suspended_at is not null) as is_suspended
+from (
   select d.account_id from webhook_deliveries d where d.status = 'pending' and d.due_at <= statement_timestamp()
-    and d.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
   order by d.due_at limit :limit) o
 group by o.account_id
 
--- all_due_accounts: every account with somebody to tell now, for when one's many hide the others'
-select distinct w.account_id from webhooks w where exists (
+-- all_due_accounts: every account with somebody to tell now, for when one's many hide the others'. The limit leads to one row
+-- of each webhook by its index: with EXISTS some plans read all that is due
+select distinct w.account_id from webhooks w cross join lateral (
   select 1 from webhook_deliveries d where d.account_id = w.account_id and d.webhook_id = w.id and d.status = 'pending'
-    and d.due_at <= statement_timestamp())
-  and w.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
+    and d.due_at <= statement_timestamp() order by d.due_at limit 1) f
+where w.account_id <> all(array(select a.id from accounts a where a.suspended_at is not null))
 
 -- due_webhooks: of an account that is not suspended, those with something due; a deleted one may have it, too, for a moment
 select w.id from webhooks w where w.account_id = :account_id
