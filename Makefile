@@ -27,12 +27,13 @@ dev: .venv/.runnable ## Run everything: embedded Postgres and Valkey, web, SMTP,
 test: install corpora ## Run the tests, in parallel, against real servers
 	@$(BIN)/python -m compileall -q gateway workers
 	$(BIN)/pytest -n $(TESTERS) --dist loadgroup -m "not faults" --ignore tests/web/dashboard $(ARGS)
-	$(BIN)/pytest -m "not faults" tests/web/dashboard $(ARGS) || [ $$? = 5 ] # a browser wants all processors; 5: none chosen
+	$(BIN)/pytest -n auto --dist loadgroup -m "not faults" tests/web/dashboard $(ARGS) || [ $$? = 5 ] # browsers want all processors; 5: none chosen
 
-browser: ## Install Chromium, which tests of the dashboard drive, unless one is there (Debian's, by apt)
-	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || { \
-		as=$$([ "$$(id -u)" = 0 ] || echo sudo); $$as apt-get update -qq && \
-		$$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+browser: ## Install Chromium, which tests of the dashboard drive: Debian's headless shell, by apt; any other will do
+	@command -v chromium-headless-shell chrome-headless-shell >/dev/null || { \
+		as=$$([ "$$(id -u)" = 0 ] || echo sudo); get="$$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends"; \
+		$$as apt-get update -qq; $$get chromium-headless-shell >/dev/null 2>&1 || \
+		command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || $$get chromium >/dev/null; }
 
 corpora: tests/corpus/mails/.complete ## Fetch other projects' test mails, which the tests read
 

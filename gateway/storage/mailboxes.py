@@ -172,11 +172,21 @@ async def page(
     ascending: bool,
     retention: float,
     made: period.Period = period.ALWAYS,
+    words: Sequence[str] = (),
+    is_live: bool | None = None,
 ) -> list[Mailbox]:
-    """Mailboxes behind `after` in the order asked for."""
+    """Mailboxes behind `after` in the order asked for: those that have each of `words` somewhere in their address or
+    metadata, in letters of any case; live or expired ones (None = either)."""
     query = sql.list_asc if ascending else sql.list_desc
-    values = {"after": after, "limit": limit, "retention": retention, **made.values, **made.ids}
-    rows = await query.fetch(connection, account_id=account_id, **values)
+    values: dict[str, Any] = {
+        "after": after,
+        "limit": limit,
+        "retention": retention,
+        "live": is_live,
+        **made.values,
+        **made.ids,
+    }
+    rows = await query.fetch(connection, account_id=account_id, words=[word.lower() for word in words], **values)
     return [Mailbox.from_row(row) for row in rows]
 
 

@@ -68,6 +68,17 @@ class MailboxChanges(Input):
     sender_policy: SenderPolicy | None = Field(None, description=_POLICY)
 
 
+class MailboxesQuery(ListQuery):
+    """Which mailboxes."""
+
+    q: str | None = Field(
+        None,
+        max_length=200,
+        description="Words, each of them somewhere in the address or the metadata, in letters of any case",
+    )
+    status: Literal["active", "expired"] | None = Field(None, description="Only those in this state")
+
+
 class Mailbox(Output):
     """A mailbox."""
 
@@ -256,7 +267,7 @@ class Mailboxes:
             raise errors.invalid("ttl_seconds", f"at most {self._settings.max_ttl_seconds}")
         return body.ttl_seconds
 
-    async def list(self, caller: Caller, query: ListQuery) -> Page[Mailbox]:
+    async def list(self, caller: Caller, query: MailboxesQuery) -> Page[Mailbox]:
         """Mailboxes that are active or expired, newest first."""
         after = _cursors.decode(query.cursor)[0] if query.cursor else None
         async with self._gateway.database.connection() as connection:
@@ -268,6 +279,8 @@ class Mailboxes:
                 ascending=query.order == "asc",
                 retention=self._settings.retention_seconds,
                 made=period.of(query),
+                words=(query.q or "").replace("\0", " ").split(),
+                is_live=None if query.status is None else query.status == "active",
             )
         return models.page(found, query.limit, _shown, lambda box: _cursors.encode((box.id,)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -164,6 +165,33 @@ async def test_an_expired_mailbox_is_readable_for_the_retention_and_takes_no_mai
                 connection, account_id, after=None, limit=10, ascending=ascending, retention=200
             )
             assert [one.id for one in shown] == [box]
+
+
+async def test_mailboxes_are_found_by_words_of_their_address_and_metadata_and_by_their_state(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Words are words: what LIKE or a pattern would make of them is not meant. Other accounts' are never among them."""
+    first, second, third = [await rows.mailbox(database, account_id) for _ in range(3)]
+    await end(database, third)
+    async with database.transaction() as connection:
+        stranger = await accounts.create(connection, "another")
+        await connection.execute("update mailboxes set address = 'Orders_1@postroom.test' where id = $1", first)
+        metadata = {"suite": "Check%out", "run": 17}
+        await mailboxes.change(connection, account_id, second, changes={"metadata": metadata}, retention=60)
+
+        async def found(account: UUID, *words: str, is_live: bool | None = None) -> list[list[UUID]]:
+            asked: dict[str, Any] = {"after": None, "limit": 10, "retention": 1000, "words": words, "is_live": is_live}
+            pages = [await mailboxes.page(connection, account, ascending=order, **asked) for order in (True, False)]
+            return [[one.id for one in page] for page in pages]
+
+        assert await found(account_id) == [[first, second, third], [third, second, first]]
+        assert await found(account_id, "ERS_", "orders") == [[first], [first]]
+        assert await found(account_id, "check%out", "suite", "17") == [[second], [second]]
+        assert await found(account_id, "check_out") == [[], []]
+        assert await found(account_id, "ers_", "17") == [[], []]
+        assert await found(account_id, is_live=False) == [[third], [third]]
+        assert await found(account_id, is_live=True) == [[first, second], [second, first]]
+        assert await found(stranger, "ers_") == [[], []]
 
 
 async def test_a_new_life_counts_from_now_and_none_is_given_to_the_expired(

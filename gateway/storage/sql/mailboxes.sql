@@ -56,7 +56,8 @@ select coalesce((select e.seq from events e where e.account_id = :account_id and
 select m.id from mailboxes m
 where m.account_id = :account_id and m.address = :address and m.deleted_at is null order by m.created_at desc, m.id desc limit 1
 
--- list_desc: mailboxes that are not gone, newest first
+-- list_desc: mailboxes that are not gone, newest first; of these states (null = any), with all these words (in small letters)
+-- somewhere in the address or the metadata
 select m.id, m.address, m.expires_at, m.metadata, m.created_at, m.sender_policy,
   (m.expires_at is null or m.expires_at > statement_timestamp()) as is_live,
   (select count(*) from messages g where g.account_id = :account_id and g.mailbox_id = m.id) as message_count,
@@ -67,6 +68,8 @@ where m.account_id = :account_id and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
   and (cast(:after as uuid) is null or m.id < :after) and m.id > :first and m.id < :last
   and m.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and m.created_at < coalesce(cast(:until as timestamptz), 'infinity')
+  and (cast(:live as boolean) is null or cast(:live as boolean) = (m.expires_at is null or m.expires_at > statement_timestamp()))
+  and not exists (select 1 from unnest(cast(:words as text[])) as w (word) where strpos(lower(m.address || ' ' || cast(m.metadata as text)), w.word) = 0)
 order by m.id desc limit :limit
 
 -- list_asc: the same, oldest first
@@ -80,6 +83,8 @@ where m.account_id = :account_id and m.deleted_at is null
   and (m.expires_at is null or m.expires_at > statement_timestamp() - make_interval(secs => :retention))
   and (cast(:after as uuid) is null or m.id > :after) and m.id > :first and m.id < :last
   and m.created_at >= coalesce(cast(:since as timestamptz), '-infinity') and m.created_at < coalesce(cast(:until as timestamptz), 'infinity')
+  and (cast(:live as boolean) is null or cast(:live as boolean) = (m.expires_at is null or m.expires_at > statement_timestamp()))
+  and not exists (select 1 from unnest(cast(:words as text[])) as w (word) where strpos(lower(m.address || ' ' || cast(m.metadata as text)), w.word) = 0)
 order by m.id limit :limit
 
 -- lock: one mailbox for a change; where the sweep was quicker the row tells, for this statement's clock stood while it waited

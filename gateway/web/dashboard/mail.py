@@ -18,6 +18,13 @@ PAGE: Final = 50  # messages of one page of a list
 MAX_TEXT: Final = 500_000  # characters of text shown in a page; /raw has all of it
 MAX_SOURCE: Final = 300_000  # octets of the source, likewise
 MAX_FILES_BYTES: Final = 20_000_000  # of a form with attachments
+MAX_SEVERAL: Final = 500  # mails that one form changes
+DONE: Final = {  # what is done with several: what is said then
+    "seen": "marked seen",
+    "unseen": "marked unseen",
+    "label": "labelled",
+    "delete": "deleted",
+}
 VIEWS: Final = ("html", "text", "source", "headers", "parts", "delivery")
 HELP: Final = (
     ("invoice", "a word of the subject or the text"),
@@ -38,6 +45,7 @@ _FRAMED: Final = "; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 # Each is looked at once and back to its tag for so far only: a stranger writes what is searched.
 _REMOTE: Final = re.compile(rb"""\bsrc\s{0,8}=\s{0,8}(?:\\?["'])?\s{0,8}https?:""", re.IGNORECASE)
 _PICTURE: Final = re.compile(rb"<img\b[^>]*+\Z", re.IGNORECASE)
+_ID: Final = re.compile(r"[0-9a-f-]{36}")
 _BACK: Final = 2000  # octets
 _LOOKED_AT: Final = 1_000_000  # octets of HTML
 
@@ -55,6 +63,7 @@ class Mail:
     def routes(self) -> Sequence[shell.Door]:
         return [
             shell.get("/mail", self.list),
+            shell.post("/mail/several", self.several),
             shell.get("/mail/{id}", self.message),
             shell.get("/mail/{id}/html", self.html),
             shell.get("/mail/{id}/raw", self.raw),
@@ -183,6 +192,38 @@ class Mail:
         except desk.Refused as refused:
             return visit.go(back, refused=refused)
         return visit.go(back, said="Deleted.")
+
+    async def several(self, visit: shell.Visit) -> Response:
+        """The same with each of those that were chosen (`ids`); what is gone meanwhile is left out."""
+        form, back = visit.form, shell.local(visit.form["next"] or "/mail")
+        chosen = list(dict.fromkeys(id for id in form.all("ids") if _ID.fullmatch(id)))[:MAX_SEVERAL]
+        if not chosen or form["do"] not in DONE or (form["do"] == "label" and not form["label"]):
+            return visit.go(back, said="Nothing was chosen.")
+        done = 0
+        for id in chosen:
+            try:
+                done += await self._with_one(visit, f"/messages/{id}")
+            except desk.Refused as refused:
+                refused.message = f"{done} of {len(chosen)} done; then: {refused.message}"
+                return visit.go(back, refused=refused)
+        return visit.go(back, said=f"{done} {'mail' if done == 1 else 'mails'} {DONE[form['do']]}.")
+
+    async def _with_one(self, visit: shell.Visit, path: str) -> bool:
+        """Whether it was there. Raises Refused."""
+        do = visit.form["do"]
+        try:
+            if do == "delete":
+                await visit.desk.delete(path)
+            elif do == "label":
+                labels = (await visit.desk.get(path))["labels"]
+                await visit.desk.patch(path, {"labels": [*labels, visit.form["label"]]})
+            else:
+                await visit.desk.patch(path, {"seen": do == "seen"})
+        except desk.Refused as refused:
+            if refused.status != 404:
+                raise
+            return False
+        return True
 
     # Answers
 

@@ -20,6 +20,7 @@ LIVES: Final = (
     ("2592000", "30 days"),
 )
 FOR_EVER: Final = ("never", "for ever")
+STATES: Final = ("active", "expired")
 
 
 class Mailboxes:
@@ -36,7 +37,8 @@ class Mailboxes:
         ]
 
     async def list(self, visit: shell.Visit) -> Response:
-        """Newest first; an address in `find` leads to its mailbox."""
+        """Newest first, those that have the words of `q`, in the state `status`; an address in `find` leads to its
+        mailbox."""
         wanted = visit.query("find")
         if wanted:
             answer = await visit.desk.ask("GET", f"/mailboxes/{wanted}" if "/" not in wanted else "/mailboxes/-")
@@ -46,7 +48,10 @@ class Mailboxes:
         return await self._listed(visit, problem=problem)
 
     async def _listed(self, visit: shell.Visit, *, status: int = 200, **told: Any) -> Response:
-        page = await visit.desk.get("/mailboxes", cursor=visit.query("cursor"), limit=PAGE)
+        state = visit.query("status") if visit.query("status") in STATES else None
+        page = await visit.desk.get(
+            "/mailboxes", q=visit.query("q"), status=state, cursor=visit.query("cursor"), limit=PAGE
+        )
         shown = {"made": None, "problem": "", "given": {}, "fields": {}, **told}
         return visit.show("mailboxes.html", status=status, page=page, lives=self._lives(visit), **shown)
 

@@ -54,6 +54,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "x-robots-tag": "noindex",
 }
 SAID: Final = "said"
+LOOK_AGAIN_SECONDS: Final = 5
 THEMES: Final = ("light", "dark")
 CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _TITLES: Final = {
@@ -326,10 +327,17 @@ class Shell:
         else:
             title = _TITLES.get(refused.status, "Something went wrong")
             response = visit.show(
-                "refused.html", status=refused.status, title=title, refused=refused, explained=explained(refused)
+                "refused.html",
+                status=refused.status,
+                title=title,
+                refused=refused,
+                explained=explained(refused),
+                looks_again=looks_again(visit, refused),
             )
         if refused.retry_after:
             response.headers["retry-after"] = refused.retry_after
+        if looks_again(visit, refused):
+            response.headers["refresh"] = refused.retry_after or str(LOOK_AGAIN_SECONDS)
         return response
 
     async def _nothing_there(self, request: Request) -> Response:
@@ -440,6 +448,11 @@ class _Entrance:
             said = seals.Said(text=signed_out.why, kind="bad")
             self._shell.set_cookie(request, response, SAID, self._shell.seals.said(said), seals.SAID_SECONDS)
         return response
+
+
+def looks_again(visit: Visit, refused: desks.Refused) -> bool:
+    """Whether the page that says so is fetched again by itself: what is away comes back. A form is not sent again."""
+    return refused.status == errors.Unavailable.status and visit.request.method == "GET"
 
 
 def fitting(text: str) -> str:

@@ -5,7 +5,7 @@ const WAIT_MS = 1500; // for the second key
 let first = "";
 let timer = 0;
 
-const isTyping = (element) => element.closest?.("input, textarea, select, [contenteditable]") !== null;
+const isTyping = (element) => element.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]") != null;
 const rows = () => [...document.querySelectorAll("[data-rows] > *")];
 
 export function start() {
@@ -28,6 +28,7 @@ function press(event) {
   clearTimeout(timer);
   first = "";
   if ((wanted === "j" || wanted === "k") && rows().length) return step(event, wanted === "j" ? 1 : -1);
+  if (wanted === "x" && choose(event)) return;
   const target = document.querySelector(`[data-key="${CSS.escape(wanted)}"]`);
   if (target) {
     event.preventDefault();
@@ -55,8 +56,18 @@ function step(event, by) {
   next.scrollIntoView({ block: "nearest" });
 }
 
+/** The row that has the focus, or no longer. With Shift pressed "X" would come: ranges are the mouse's. */
+function choose(event) {
+  const box = rows().find((row) => row.contains(document.activeElement))?.querySelector('input[name="ids"]');
+  if (!box) return false;
+  event.preventDefault();
+  box.click();
+  return true;
+}
+
 function fill(sheet) {
   const found = new Map([["j", "Next row"], ["k", "Row before"], ["Esc", "Out of a field"]]);
+  if (document.getElementById("several")) found.set("x", "Choose the row, or no longer");
   for (const element of document.querySelectorAll("[data-key]")) {
     const says = element.dataset.keySays ?? element.textContent.trim() ?? element.ariaLabel;
     if (!found.has(element.dataset.key)) found.set(element.dataset.key, says);

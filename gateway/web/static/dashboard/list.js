@@ -88,7 +88,7 @@ class Piece {
   }
 
   empty() {
-    if (!this.filled) return;
+    if (!this.filled || this.element.querySelector(":checked")) return;
     this.element.style.minHeight = `${this.element.offsetHeight}px`;
     this.element.replaceChildren();
     this.element.fragmentText = undefined;

@@ -80,7 +80,8 @@ async function retry() {
   if (answer?.status === 401) return end("Signed out");
   if (answer?.status === 403) return end("Not live: not for this key");
   if (answer?.status === 410) cursor = "";
-  if (failures > 0 || !answer?.ok) pass({ kind: "state", next: "waiting" });
+  if (answer?.status === 429) failures = RETRY_MS.length;
+  if (failures > 0 || !answer?.ok) pass({ kind: "state", next: "waiting", why: answer?.status === 429 ? "Too many live pages" : "" });
   const pause = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
   failures += 1;
   if (failures > 2) cursor = ""; // it may lie outside the log by now; everything is looked at again instead

@@ -46,9 +46,9 @@ class Part {
       if (url === (this.element.dataset.url ?? location.href)) swap(this.element, html);
       else this.again = true;
     } catch (answer) {
-      if (answer instanceof Response && answer.status === 429) {
+      if (answer instanceof Response && (answer.status === 429 || answer.status === 503)) {
         const seconds = Number(answer.headers.get("Retry-After")) || 1;
-        toast(`Too many requests for this key; looking again in ${seconds} s.`, "bad");
+        if (answer.status === 429) toast(`Too many requests for this key; looking again in ${seconds} s.`, "bad");
         await new Promise((done) => setTimeout(done, seconds * 1000));
         this.again = true;
       }
@@ -127,7 +127,8 @@ document.addEventListener("click", async (event) => {
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
-  if (form.dataset.confirm && !window.confirm(form.dataset.confirm)) return event.preventDefault();
+  const question = event.submitter?.dataset.confirm ?? form.dataset.confirm;
+  if (question && !window.confirm(question)) return event.preventDefault();
   if (form.dataset.quiet === undefined) return;
   event.preventDefault();
   const body = new FormData(form, event.submitter);
@@ -142,7 +143,10 @@ document.addEventListener("submit", async (event) => {
     if (answer.status === 401) return location.assign(told.go);
     if (told.said) toast(told.said, told.kind);
     if (answer.ok && form.dataset.quiet === "go") location.assign(told.go);
-    else refresh();
+    else {
+      if (answer.ok) form.dispatchEvent(new CustomEvent("postroom:done"));
+      refresh();
+    }
   } catch {
     toast("The gateway did not answer. Try again.", "bad");
   }
