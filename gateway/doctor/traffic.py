@@ -99,7 +99,7 @@ def complaints(fates: Sequence[condition.Fates]) -> list[Finding]:
         return found
     if not judged:
         taken = sum(one.taken for one in fates)
-        return [ok("complaints", f"{taken} mails were taken in 30 days: too few to tell a rate")]
+        return [ok("complaints", f"mails that were taken in 30 days: {taken}, too few to tell a rate")]
     return [ok("complaints", f"at most {rates[0][0]:.2%} of an account's mail in 30 days")]
 
 

@@ -69,7 +69,10 @@ async def names(settings: Settings, resolver: Resolver, given: Sequence[str]) ->
 def _hostname(host: str, found: Sequence[str], *, needed: bool) -> Finding:
     if found:
         return ok("hostname", f"{host} is {', '.join(found)}")
-    said, todo = f"{host} has no address", f"Publish an A or AAAA record of {host}, or set SMTP_HOSTNAME to our name."
+    said, todo = (
+        f"{host} has no address",
+        f"Publish an A or AAAA record of {host}, or set SMTP_HOSTNAME to a name that has one.",
+    )
     if needed:
         return problem("hostname", f"{said}: MX records that name it lead nowhere, and receivers distrust it", todo)
     return warning("hostname", said, todo)
