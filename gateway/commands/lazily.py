@@ -40,14 +40,19 @@ def group(elsewhere: Elsewhere, chapters: Mapping[str, Sequence[str]]) -> type[T
             for title, names in self._chapters().items():
                 with formatter.section(title):
                     limit = formatter.width - width - 6
-                    rows = [(f"{name:<{width}}", self.commands[name].get_short_help_str(limit)) for name in names]
-                    formatter.write_dl(rows)
+                    told = {name: self.commands[name].get_short_help_str(limit) for name in names}
+                    formatter.write_dl([(f"{name:<{width}}", _without_stop(line)) for name, line in told.items()])
 
         def shell_complete(self, ctx: Any, incomplete: str) -> Any:
             listed = TyperGroup(name=self.name, commands=dict(self.commands), params=self.params)
             return listed.shell_complete(ctx, incomplete)
 
     return Lazy
+
+
+def _without_stop(line: str) -> str:
+    """A line of a list; one that was cut keeps its dots."""
+    return line if line.endswith("...") else line.removesuffix(".")
 
 
 def load(name: str, module: str) -> Any:

@@ -38,6 +38,12 @@ def test_the_first_page_of_the_help_lists_every_command_once() -> None:
         assert lazily.load(name, module).help, meaning
 
 
+def test_no_line_of_the_first_page_breaks_off_on_a_terminal_of_80_columns() -> None:
+    """Seen to fail with the first sentences of eight commands as long as they were."""
+    group: Any = get_command(cli.app)
+    assert [name for name in group.commands if group.commands[name].get_short_help_str(60).endswith("...")] == []
+
+
 def test_help_and_a_listing_read_nothing_that_they_do_not_need() -> None:
     heavy = "{'asyncio', 'httpx2', 'rich', 'pydantic', 'starlette', 'asyncpg', 'structlog', 'sqlalchemy'}"
     program = (
