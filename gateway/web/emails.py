@@ -14,7 +14,16 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -135,6 +144,11 @@ class NewEmail(Input):
             '`{}` or `{"topic": "newsletter"}`, where Resend has `topic_id`. Needs the setting PUBLIC_URL'
         ),
     )
+
+    @field_validator("on_unknown", "on_suppressed", mode="before")
+    @classmethod
+    def _null_is_the_default(cls, value: Any, field: ValidationInfo) -> Any:
+        return cls.model_fields[str(field.field_name)].default if value is None else value
 
 
 class EmailChanges(Input):

@@ -110,7 +110,7 @@ class WaitQuery(Input):
     text: str | None = Field(None, description="Case-insensitive substring of the body")
     for_: Literal["message", "code", "link"] = Field("message", alias="for", description="What it must carry")
     kind: Literal["verify", "login", "reset", "invite", "unsubscribe", "other"] | None = Field(
-        None, description="Of the link"
+        None, description="Of the link; alone it waits for one (`for=link`)"
     )
 
 
@@ -175,7 +175,7 @@ class Mailboxes:
     ) -> models.Answer:
         """Make a mailbox."""
         wish = once.wish(CREATE, idempotency_key, fingerprint)
-        field = "address" if body.address is not None else "local_part"
+        field = "address" if body.address is not None else "domain" if body.local_part is None else "local_part"
         wanted = self._address(caller, body, field)
         new = {
             "address": wanted.canonical,
@@ -385,7 +385,7 @@ def _wanted(query: WaitQuery) -> waiting.Wanted:
         from_=query.from_.lower() if query.from_ else None,
         subject=query.subject,
         text=query.text,
-        carries=query.for_,
+        carries="link" if query.kind and "for_" not in query.model_fields_set else query.for_,
         kind=query.kind,
     )
 

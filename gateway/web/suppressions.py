@@ -74,10 +74,18 @@ class ScopeQuery(Input):
     scope: Scope = ""
 
 
-class AddressQuery(ScopeQuery):
-    """Which one."""
+class AddressQuery(Input):
+    """Which one; or the body says it."""
 
-    address: str = Field(max_length=320)
+    address: str | None = Field(None, max_length=320)
+    scope: Scope | None = None
+
+
+class NamedAddress(Input):
+    """Which one, instead of in the query."""
+
+    address: str | None = Field(None, max_length=320)
+    scope: Scope | None = None
 
 
 class BadLine(Output):
@@ -188,9 +196,15 @@ class Suppressions:
             await audit.write(connection, caller.account_id, "suppression.deleted", origin, **about)
         self._gateway.tell([caller.account_id])
 
-    async def delete_named(self, caller: Caller, query: AddressQuery, origin: Origin) -> None:
+    async def delete_named(self, caller: Caller, query: AddressQuery, body: NamedAddress, origin: Origin) -> None:
         """The same for addresses that do not fit into a path, such as those with a slash."""
-        await self.delete(caller, query.address, query, origin)
+        address = query.address if query.address is not None else body.address
+        if address is None:
+            raise errors.MissingRequiredField(
+                "address: required", errors=[errors.FieldError(field="address", message="required")]
+            )
+        scope = query.scope if query.scope is not None else body.scope
+        await self.delete(caller, address, ScopeQuery(scope=scope or ""), origin)
 
     async def import_(self, caller: Caller, request: Request, origin: Origin) -> Imported | Response:
         """Add a whole list: up to 100,000 lines, each a JSON object as for one address, or CSV (`text/csv`).

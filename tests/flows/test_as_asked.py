@@ -215,6 +215,25 @@ async def test_a_time_is_taken_in_any_zone_and_changed_until_it_has_come(
     assert told == ["email.scheduled", "email.scheduled", "email.scheduled", "email.sent"]
 
 
+async def test_a_time_may_be_far_away_but_not_beyond_all_times(sender: httpx2.AsyncClient) -> None:
+    """With the weeks counted before they are bounded, the answer was 500: no datetime can hold them."""
+    for far in ("2099-12-31T23:59:59Z", "in 200 weeks"):
+        shown = await sending.read(sender, await sending.send(sender, scheduled_at=far, expires_in=2_592_000))
+        assert shown["status"] == "scheduled"
+    for never in ("9999-12-31T23:59:59Z", "in 999999 weeks", "in ² weeks"):
+        sending.refused(await sender.post("/emails", json=sending.letter(scheduled_at=never)), "scheduled_at")
+
+
+async def test_null_is_as_good_as_nothing(sender: httpx2.AsyncClient) -> None:
+    """As clients say it that leave no field out."""
+    optional = ("cc", "bcc", "reply_to", "html", "headers", "attachments", "tags", "metadata")
+    others = ("expires_in", "template", "on_unknown", "on_suppressed", "unsubscribe")
+    later = sending.letter(scheduled_at="in 1 hour")
+    answer = await sender.post("/emails", json=later | dict.fromkeys((*optional, *others)))
+    assert answer.status_code == 202, answer.text
+    assert (await sending.read(sender, answer.json()["id"]))["on_unknown"] == "retry"
+
+
 # Batches
 
 

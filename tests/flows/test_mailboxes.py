@@ -84,6 +84,7 @@ async def test_a_mailbox_is_made_as_asked(client: httpx2.AsyncClient) -> None:
         ({"local_part": "a b"}, "local_part"),
         ({"local_part": "a\u0000b"}, "local_part"),
         ({"domain": "elsewhere.example"}, "domain"),
+        ({"domain": "-not a domain-"}, "domain"),
         ({"metadata": []}, "metadata"),
         ({"metadata": {"a": "x" * 20_000}}, "metadata"),
         ({"colour": "red"}, "colour"),

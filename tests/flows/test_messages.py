@@ -563,6 +563,9 @@ MATCHES = [
     ({"for": "link"}, "3"),
     ({"for": "link", "kind": "verify"}, "4"),
     ({"for": "link", "kind": "reset"}, None),
+    ({"kind": "verify"}, "4"),
+    ({"kind": "reset"}, None),
+    ({"for": "message", "kind": "reset"}, "0"),
     ({"from": "bob@shop.example", "for": "link"}, None),
     ({"from": "@shop.example", "subject": "2", "for": "code"}, "2"),
 ]

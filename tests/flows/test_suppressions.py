@@ -50,6 +50,16 @@ async def test_an_address_with_a_slash_is_taken_off_by_the_query(client: httpx2.
     await suppress(client, "a/b@x.example")
     answer = await client.delete("/suppressions", params={"address": "A/b@x.example"})
     assert (answer.status_code, await listed(client)) == (204, [])
+    refused(await client.delete("/suppressions"), 422, "missing_required_field")
+
+
+async def test_an_address_is_taken_off_as_it_was_listed_by_a_body(client: httpx2.AsyncClient) -> None:
+    await suppress(client, "a@x.example")
+    await suppress(client, "a@x.example", scope="topic:news")
+    wish = {"address": "A@x.example", "scope": "topic:news"}
+    assert [(await client.request("DELETE", "/suppressions", json=wish)).status_code for _ in range(2)] == [204, 404]
+    assert (await client.request("DELETE", "/suppressions", json={"address": "a@x.example"})).status_code == 204
+    assert await listed(client) == []
 
 
 async def test_the_list_comes_in_pages_and_can_be_filtered(client: httpx2.AsyncClient) -> None:
