@@ -26,7 +26,8 @@ from typing import Annotated, Any, Final, ParamSpec, TypeVar
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from . import errors, records, waits
 from .asynchronous import AsyncPostroom
@@ -272,7 +273,7 @@ def _verified(auth: records.Auth) -> str:
 
 
 def _time(at: Any) -> str | None:
-    return records.time_text(at) if at is not None else None
+    return records.time_text(at).replace("+00:00", "Z") if at is not None else None
 
 
 def _told(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -511,7 +512,40 @@ def server(connect: Connect, version: str) -> MCPServer[Any]:
         (tools.email_status, _READS),
     ):
         made.add_tool(_told(tool), annotations=hints)
+        _refuse_the_unknown(made, tool.__name__)
     return made
+
+
+def _refuse_the_unknown(made: MCPServer[Any], name: str) -> None:
+    """A tool's arguments that there are not are an error: the SDK drops them, and a wait `from` somebody (it is
+    `from_address`) would be a wait for anybody. What is wrong is said without links and inputs."""
+    tool = made._tool_manager.get_tool(name)  # noqa: SLF001 - add_tool gives nothing back
+    if tool is None:
+        raise LookupError(name)
+    lax: Any = tool.fn_metadata.arg_model
+
+    class Arguments(lax):  # type: ignore[misc] # a class that the SDK makes of the tool's parameters
+        model_config = ConfigDict(extra="forbid")
+
+        @classmethod
+        def model_validate(cls, obj: Any, **named: Any) -> Any:
+            try:
+                return super().model_validate(obj, **named)
+            except ValidationError as error:
+                raise ValidationError.from_exception_data(
+                    name, [_said(one) for one in error.errors()], hide_input=True
+                ) from None
+
+    Arguments.__name__ = lax.__name__
+    tool.fn_metadata.arg_model = Arguments
+    tool.parameters = Arguments.model_json_schema(by_alias=True)
+
+
+def _said(error: ErrorDetails) -> InitErrorDetails:
+    """The same without what only people look up."""
+    message = "there is no such argument" if error["type"] == "extra_forbidden" else error["msg"]
+    said = PydanticCustomError("argument", "{message}", {"message": message})
+    return InitErrorDetails(type=said, loc=error["loc"], input=error["input"])
 
 
 @contextlib.contextmanager

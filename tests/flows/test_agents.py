@@ -166,6 +166,26 @@ async def test_a_key_that_only_reads_is_given_the_next_message_by_skipping(
         )
 
 
+async def test_wrong_arguments_are_said_shortly_and_none_is_dropped(
+    shared_house: house.House, tenant: house.Tenant
+) -> None:
+    """As the SDK has it, `{"from": …}` was dropped, and the wait was one for anybody's mail."""
+    async with agent(shared_house, tenant.key) as one:
+        box = await told(one, "create_mailbox")
+        assert box["expires_at"].endswith("Z")
+        for tool, arguments, words in (
+            ("wait_for_message", {"mailbox": box["id"], "from": "a@b.example"}, "from\n  there is no such argument"),
+            ("wait_for_code", {}, "mailbox\n  Field required"),
+            ("create_mailbox", {"ttl_seconds": 1}, "ttl_seconds\n  Input should be greater than or equal to 10"),
+        ):
+            said = await refused(one, tool, **arguments)
+            assert words in said
+            assert "pydantic" not in said
+        for described in (await one.list_tools()).tools:
+            assert described.input_schema["additionalProperties"] is False
+            assert described.input_schema["title"].endswith("Arguments")
+
+
 async def test_nobody_without_a_key_learns_anything(shared_house: house.House, tenant: house.Tenant) -> None:
     """Without the call of `authenticate` in `Agents.answer`, `tools/list` was answered to everybody."""
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
