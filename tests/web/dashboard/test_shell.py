@@ -185,7 +185,7 @@ async def test_a_session_and_its_stream_end_with_the_key(shared_house: house.Hou
 
 
 async def test_a_session_has_a_bounded_number_of_streams(shared_house: house.House, tenant: house.Tenant) -> None:
-    """Seen to fail with the count taken out of `live._Counted`: the ninth stream was let in, too."""
+    """Seen to fail with the look at the count taken out of `live._Counted`: the ninth stream was let in, too."""
     async with (
         guest(shared_house, tenant.key) as visitor,
         guest(shared_house, tenant.key) as other,
@@ -231,7 +231,7 @@ async def test_pages_look_again_by_themselves_when_the_database_was_away(
 ) -> None:
     """The one that said so, and the one that was open, whose list goes on being live.
 
-    Seen to fail with the header `refresh` left out: the page went on saying 503."""
+    Seen to fail with the header `refresh` left out of `Shell.refusal`: it is asked for, and was not there."""
     async with databases.fresh(postgres_dsn) as dsn, house.standing(dsn, redis_url, programs=("serve",)) as home:
         tenant = await home.tenant()
         was_open = await visitor(tenant.key, base_url=home.url)
