@@ -355,8 +355,8 @@ async def test_nothing_changes_without_a_form_of_ours_or_a_key_that_may(
     pages, and is told what it may not.
 
     Seen to fail with the look at the form's token taken out of `_read_form` (the first POST, /webhooks, was answered
-    200), with that at scopes taken out of `api._authorize` (so was the reader's), and with `autoescape` off (the webhook's
-    URL stood in the page as it was given)."""
+    200), with that at scopes taken out of `api._authorize` (so was the reader's), and with `autoescape` off (the
+    webhook's URL stood in the page as it was given)."""
     ids = await furnished(client, tenant)
     reader = await shared_house.tenant(("read",), account_id=tenant.account_id)
     before = await state(client)

@@ -152,6 +152,12 @@ document.addEventListener("submit", async (event) => {
   }
 });
 
+// On a phone the navigation is one line that scrolls: where one is, is seen
+
+const rail = document.querySelector("nav.rail");
+const here = rail?.querySelector("[aria-current]")?.getBoundingClientRect();
+if (here && here.right > rail.clientWidth) rail.scrollLeft += here.left - (rail.clientWidth - here.width) / 2;
+
 // The switch of colours, at once
 
 document.querySelector("form.themes")?.addEventListener("submit", (event) => {
