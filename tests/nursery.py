@@ -33,7 +33,7 @@ from gateway import authorities
 EVERYTHING: Final = (
     *("gateway.cli", "gateway.app", "gateway.settings", "gateway.lifeline", "workers.main"),
     # what those import when they start, a third of the start's processor time
-    *("databases.backends.postgres", "anyio._backends._asyncio", "uvicorn.lifespan.on", "uvicorn.lifespan.off"),
+    *("databases.backends.postgres", "anyio._backends._asyncio", "uvicorn.lifespan.on", "uvloop"),
 )
 ALONE: Final = ("PROMETHEUS_MULTIPROC_DIR", "WEB_CONCURRENCY")  # decide at import, or concern children of its own
 PATIENCE: Final = 5.0  # seconds until it has ended that was told to
