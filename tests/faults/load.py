@@ -34,6 +34,7 @@ BROKEN: Final = (HungUp, OSError, TimeoutError, EOFError, httpx2.TransportError,
 AGAIN: Final = frozenset({409, 429, 503})  # answers after which a client asks again
 SIZES: Final = (200, 700, 1500, 4000)  # bytes of bodies, more or less
 PATIENCE: Final = 30.0  # seconds that a client waits for an answer before it calls the line dead
+ENOUGH: Final = "421 4.7.0 Too many messages in one session"  # as documented: the next ones go by another
 
 
 class Tally:
@@ -117,7 +118,7 @@ class Wire:
             while line[3:4] == "-":
                 line = (await self._reader.readline()).decode().rstrip("\r\n")
         if not line.startswith(hoped):
-            if line:
+            if line and not line.startswith(ENOUGH):
                 self._ledger.refusals.add(line)
             raise HungUp(line)
         return line

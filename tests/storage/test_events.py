@@ -136,3 +136,23 @@ async def test_webhook_deliveries_are_rows_of_the_events_own_transaction(
         (1, 1, "pending"),
         (2, 1, "pending"),
     ]
+
+
+async def test_webhooks_are_told_of_what_is_committed_and_of_nothing_else(
+    database: db.Database, account_id: UUID
+) -> None:
+    """Seen to fail with the rows written by a connection of its own: what was taken back was to be told. And with them
+    left to somebody afterwards who never came: what was committed was not."""
+    query = "select seq from webhook_deliveries where account_id = $1 order by seq"
+    async with database.connection() as connection:
+        await connection.execute(
+            "insert into webhooks (account_id, id, url, types) values ($1, $1, 'http://a', '{*}')", account_id
+        )
+    with pytest.raises(TakenBackError):
+        await write(database, account_id, 1, takes_back=True)
+    async with database.connection() as connection:
+        assert await connection.fetch(query, account_id) == []
+    async with database.transaction() as connection:
+        await events.append(connection, account_id, [happened(), happened()])
+    async with database.connection() as connection:
+        assert [row["seq"] for row in await connection.fetch(query, account_id)] == [1, 2]
