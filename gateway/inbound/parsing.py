@@ -4,8 +4,8 @@ Hostile mail keeps a parser busy for minutes, or makes it eat all memory. So wha
 parsed in a child process with a time limit, a memory limit and no secrets in its environment. Nobody waits for a free
 one: mail that finds none is stored as it is, and parsed again later.
 
-What a mail takes is told by the processor's time, so that a busy machine gives nothing up. A mail that has taken all it
-may is not tried again for a while, however often somebody asks for it.
+What a mail may take is a time of the processor as well as one of the clock. One that has taken all it may of the
+processor, however busy the machine is, is not tried again for a while, however often somebody asks for it.
 
 Large mail stops the event loop whoever parses it, in a thread, too, for parsers hold Python's lock. It goes to children
 of its own, and waits there for its turn, but not for long. Nor do they answer with all of it where less is wanted.
