@@ -199,7 +199,7 @@ async def _let_leases_end(dsn: str) -> None:
 
 @pytest.mark.parametrize(
     ("kills", "share"),
-    [pytest.param(4, 60, id="short"), pytest.param(200, 150, id="storm", marks=pytest.mark.faults)],
+    [pytest.param(4, 60, id="short"), pytest.param(200, 1000, id="storm", marks=pytest.mark.faults)],
 )
 async def test_nothing_confirmed_is_lost_doubled_or_untold_whoever_is_killed(
     dsn: str, redis_url: str, kills: int, share: int
