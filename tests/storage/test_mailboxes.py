@@ -315,10 +315,10 @@ async def test_no_mail_is_received_behind_the_end_of_its_mailbox(database: db.Da
             while not await expire(database, account_id):
                 pass
 
-    for _ in range(12):
+    ended, log = 0, list[events.Event]()
+    while ended < 12 or sum(e.type == "message.received" for e in log) <= 12:  # a busy machine lets few in in time
         box = await rows.mailbox(database, account_id, ttl=0.03)
         await asyncio.gather(finish(box), *(fill(box) for _ in range(4)))
-    log = await rows.log_of(database, account_id)
+        ended, log = ended + 1, await rows.log_of(database, account_id)
     assert after_its_end(log) == []
-    assert sum(e.type == "message.received" for e in log) > 12
-    assert sum(e.type in OVER for e in log) == 12
+    assert sum(e.type in OVER for e in log) == ended
