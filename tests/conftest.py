@@ -35,7 +35,7 @@ import pytest
 
 from gateway import sockets
 from gateway.storage import accounts, db
-from tests import databases, house, scheduling, servers
+from tests import databases, house, scheduling, sending, servers
 from tests.outbound import sink
 
 RUN = pytest.StashKey[servers.Run]()
@@ -192,9 +192,12 @@ async def relay(relay_listener: socket.socket) -> AsyncIterator[sink.Sink]:
 
 @pytest.fixture
 async def sender(sending_house: house.House, relay: sink.Sink) -> AsyncIterator[httpx2.AsyncClient]:
-    """The HTTP client of an account of the test's own in `sending_house`, at /v1; its mail comes to `relay`."""
-    async with sending_house.client((await sending_house.tenant()).key) as client:
+    """The HTTP client of an account of the test's own in `sending_house`, at /v1; its mail comes to `relay`, all of it
+    before the next test has one."""
+    tenant = await sending_house.tenant()
+    async with sending_house.client(tenant.key) as client:
         yield client
+    await sending.nothing_left(sending_house, tenant.account_id)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
+import asyncpg
 import httpx2
 
 from tests import house
@@ -66,6 +68,21 @@ async def resting(client: httpx2.AsyncClient, email_id: str, at: Collection[str]
             if all(recipient["status"] in at for recipient in found["recipients"]):
                 return found
             after = await _news(client, email_id, after)
+
+
+async def nothing_left(home: house.House, account_id: UUID) -> None:
+    """Returns once no recipient of the account is being tried, nor will be within a few seconds."""
+    query = """select count(*) from deliveries
+        where account_id = $1 and (lease_id is not null or due_at < now() + interval '5 seconds')"""
+    connection = await asyncpg.connect(home.dsn)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if not await connection.fetchval(query, account_id):
+                    return
+                await asyncio.sleep(0.02)  # other processes' doings
+    finally:
+        await connection.close()
 
 
 async def _news(client: httpx2.AsyncClient, email_id: str, after: str | None) -> str:

@@ -42,18 +42,20 @@ class Bench:
 
     def __init__(self, home: house.House, line: wire.Wire, client: httpx2.AsyncClient, relay: sink.Sink) -> None:
         self.home, self.line, self.client, self.relay = home, line, client, relay
+        self._breaks = 0  # how many transactions are to be broken
 
-    def breaks(self, what: str, part: str) -> None:
-        """The next transaction with a statement that has this part."""
+    def breaks(self, what: str, *parts: str) -> None:
+        """The next transaction with a statement that has this part; of each of them."""
+        self._breaks = len(parts)
         self.line.judged.clear()
-        self.line.judge = wire.once(what, part)
+        self.line.judge = wire.each([wire.once(what, part) for part in parts])
 
     async def broke(self) -> None:
-        """Until it has."""
+        """Until all have."""
         await self.until(self._has_broken)
 
     async def _has_broken(self) -> bool:
-        return bool(self.line.judged)
+        return len(self.line.judged) >= self._breaks
 
     async def until(self, true: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(strain.PATIENCE):
@@ -179,10 +181,8 @@ async def _all_delivered(bench: Bench, path: str) -> bool:
 
 async def _a_mailbox_expires_and_is_removed(bench: Bench, what: str) -> None:
     box = await letters.mailbox(bench.client)
-    bench.breaks(what, "set is_active = false")
+    bench.breaks(what, "set is_active = false", "delete from mailboxes")
     await letters.expire(bench.home, box["id"])
-    await bench.broke()
-    bench.breaks(what, "delete from mailboxes")
     await bench.broke()
     await bench.until(lambda: _is_removed(bench, box["id"]))
     assert await bench.types(mailbox=box["id"]) == ["mailbox.created", "mailbox.expired"]

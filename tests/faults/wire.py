@@ -42,6 +42,15 @@ def once(what: str, part: str, times: int = 1) -> Judge:
     return judge
 
 
+def each(judges: Sequence[Judge]) -> Judge:
+    """What the first of them says that does not let it pass."""
+
+    def judge(statements: Sequence[str]) -> str:
+        return next((what for one in judges if (what := one(statements)) != "pass"), "pass")
+
+    return judge
+
+
 @dataclass(kw_only=True)
 class Wire:
     """The line; `dsn` leads through it."""

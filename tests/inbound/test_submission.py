@@ -538,7 +538,7 @@ UNUSABLE: dict[str, bytes] = {
     "a topic of several words": b"From: a@sender.example\r\nX-Postroom-Unsubscribe: a b\r\n\r\nb",
     "two ways to unsubscribe": b"From: a@b.example\r\nX-Postroom-Unsubscribe: *\r\nList-Unsubscribe: <x:y>\r\n\r\nb",
     "no time": b"X-Postroom-Scheduled-At: some day\r\nFrom: a@sender.example\r\n\r\nb",
-    "a far time": b"X-Postroom-Scheduled-At: in 500 days\r\nFrom: a@sender.example\r\n\r\nb",
+    "a far time": b"X-Postroom-Scheduled-At: in 99999 weeks\r\nFrom: a@sender.example\r\n\r\nb",
     "two times": b"X-Postroom-Scheduled-At: in 5 min\r\n" * 2 + b"From: a@sender.example\r\n\r\nb",
     "no number": b"X-Postroom-Expires-In: 5 min\r\nFrom: a@sender.example\r\n\r\nb",
     "no seconds": b"X-Postroom-Expires-In: 0\r\nFrom: a@sender.example\r\n\r\nb",
