@@ -34,6 +34,7 @@ QUIET_SECONDS: Final = 8
 SIZE: Final = 5_000
 PATIENCE: Final = 180.0  # seconds for a bomb to be taken, read and shown
 TARGET: Final = 2.0  # seconds from the dot to the reply
+LOOP: Final = "1,000 Received"  # refused, as RFC 5321 6.3 wants of loops
 QUICK: Final = (  # bombs of a quick run
     "50,000 encoded words in a Subject",
     "multiparts 3,000 deep",
@@ -259,7 +260,7 @@ async def _serve() -> None:
 
 def _bomb_row(outcomes: Sequence[Outcome]) -> Row:
     slowest = max(outcomes, key=lambda one: one.taken)
-    refused = [one for one in outcomes if not one.reply.startswith("250")]
+    refused = [one for one in outcomes if not one.reply.startswith("554" if one.name == LOOP else "250")]
     form, seconds = max((one for each in outcomes for one in each.shown.items()), key=lambda one: one[1])
     return Row(
         what=f"{len(outcomes)} bombs, from the dot to the reply",
@@ -267,7 +268,7 @@ def _bomb_row(outcomes: Sequence[Outcome]) -> Row:
         limit_name="",
         limit="",
         ratio=None,
-        target=f"all 250, ≤ {TARGET:g} s and what storing takes",
+        target=f"all 250 and the loop 554, ≤ {TARGET:g} s and what storing takes",
         met=not refused and slowest.taken <= TARGET + 1,
         note=f"{slowest.name}; {len(refused)} refused; slowest answer by HTTP {seconds:.2f} s ({form})",
     )
