@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -74,15 +75,23 @@ def chromium() -> Iterator[str]:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
     with tempfile.TemporaryDirectory(prefix="postroom-chromium-", ignore_cleanup_errors=True) as folder:
         command = [program, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             yield f"http://127.0.0.1:{_port(process, Path(folder))}"
         finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started: Debian's headless shell is a script that Chromium does not take the place of."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _port(process: subprocess.Popen[bytes], folder: Path) -> int:
