@@ -210,7 +210,7 @@ async def keys(
     ascending: bool = False,
     made: period.Period = period.ALWAYS,
 ) -> list[Key]:
-    """Keys in use or expired, newest first, older than `before`."""
+    """Keys in use or expired that were made in this time, newest first unless `ascending`, behind `after`."""
     query = sql.keys_asc if ascending else sql.keys_desc
     rows = await query.fetch(connection, account_id=account_id, after=after, limit=limit, **made.values)
     return [Key.from_row(row) for row in rows]

@@ -89,12 +89,8 @@ def _email(row: Record) -> emails.Email:
 def _bounds(wanted: Wanted, ascending: bool) -> tuple[UUID, UUID]:
     """The range of ids, both ends outside. Where a time begins and ends in it is told roughly; `created_at` decides."""
     begin, end = (wanted.after, wanted.before) if ascending else (wanted.before, wanted.after)
-    low, high = begin or period.FIRST, end or period.LAST
-    if wanted.since is not None:
-        low = max(low, period.first_id(wanted.since, -period.CLOCKS_DIFFER))
-    if wanted.until is not None:
-        high = min(high, period.first_id(wanted.until, period.CLOCKS_DIFFER))
-    return low, high
+    made = period.of(wanted).ids
+    return max(begin or period.FIRST, made["first"]), min(end or period.LAST, made["last"])
 
 
 def _filters(wanted: Wanted) -> dict[str, Any]:

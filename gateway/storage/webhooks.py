@@ -165,7 +165,7 @@ async def page(
     ascending: bool = False,
     made: period.Period = period.ALWAYS,
 ) -> list[Webhook]:
-    """Newest first, behind `after`."""
+    """Newest first unless `ascending`, behind `after`."""
     query = sql.page_asc if ascending else sql.page_desc
     rows = await query.fetch(connection, account_id=account_id, after=after, limit=limit, **made.values)
     return [Webhook.from_row(row) for row in rows]
@@ -367,7 +367,7 @@ async def deliveries(
     ascending: bool = False,
     made: period.Period = period.ALWAYS,
 ) -> list[Delivery]:
-    """Newest first, behind `after`."""
+    """Newest first unless `ascending`, behind `after`."""
     query = sql.deliveries_asc if ascending else sql.deliveries_desc
     wanted = {"status": status, "after": after, "limit": limit, **made.values, **made.ids}
     rows = await query.fetch(connection, account_id=account_id, webhook_id=webhook_id, **wanted)
